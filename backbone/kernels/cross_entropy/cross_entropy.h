@@ -1,0 +1,24 @@
+// cross_entropy.h — fused linear + cross-entropy over labelled rows, in chunks of rows: the [R, V]
+// logits of all rows never exist at once (Wijmans et al. 2024, arXiv:2411.09009, has the idea); the
+// gradient with respect to the hidden rows is made in the forward pass.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "backbone/kernels/segments.h"
+
+namespace euromodal {
+
+struct CrossEntropyArgs {
+  at::Tensor hidden_RD;     // [R, D] labelled rows only
+  at::Tensor weight_VD;     // [V, D] head (no bias)
+  at::Tensor labels_R;      // [R] i64 in [0, V)
+  at::Tensor row_weight_R;  // [R] f32 or undefined (all 1)
+  double label_smoothing = 0.0;
+  int64_t chunk_rows = 1024;
+};
+
+/// Sum (not mean) over rows of row_weight · -log softmax(hidden Wᵀ)[label], a scalar f32 (f64 for
+/// f64). Differentiable in hidden and weight. rows: the samples of the R rows, for per_sample.
+at::Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Segments& rows);
+
+}  // namespace euromodal

@@ -1,0 +1,10 @@
+// swiglu.h — silu(gate) · up (Shazeer 2020).
+#pragma once
+#include <ATen/core/Tensor.h>
+
+namespace euromodal {
+
+/// gate_TF, up_TF [T, F] -> [T, F].
+at::Tensor swiglu(const at::Tensor& gate_TF, const at::Tensor& up_TF);
+
+}  // namespace euromodal

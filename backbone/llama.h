@@ -1,0 +1,63 @@
+// llama.h — the EuroLLM text backbone (Llama architecture: RMSNorm, RoPE, grouped-query attention,
+// SwiGLU). Reference: transformers 5.23 LlamaForCausalLM. T packed rows, D width, V vocabulary.
+#pragma once
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "backbone/kernels/segments.h"
+#include "backbone/kv_cache.h"
+#include "backbone/llama_config.h"
+#include "backbone/weights/weights.h"
+
+namespace euromodal {
+
+class Llama {
+ public:
+  /// Takes `model.embed_tokens.weight`, `model.layers.N...`, `model.norm.weight`, `lm_head.weight`
+  /// (none when tied) below `weights`. Drawn weights: embedding N(0, 1/sqrt(D))... see llama.cpp;
+  /// output projections of every block start at zero.
+  Llama(const LlamaConfig& config, const WeightScope& weights);
+  ~Llama();
+  Llama(Llama&&) noexcept;
+  Llama& operator=(Llama&&) noexcept;
+
+  const LlamaConfig& config() const;
+  /// ids_T [T] i64 inside the vocabulary (checked: DataError names id and size) -> [T, D].
+  at::Tensor embed(const at::Tensor& ids_T, const Segments& rows) const;
+  /// Packed samples, positions restart in each: emb_TD [T, D] -> final-norm hidden rows [T, D].
+  /// Differentiable.
+  at::Tensor forward(const at::Tensor& emb_TD, const Segments& rows) const;
+  /// The next T positions of one sequence, over its cache; no gradient. -> [T, D] after the final
+  /// norm.
+  at::Tensor forward_cached(const at::Tensor& emb_TD, KvCache& cache) const;
+  /// hidden_RD -> logits [R, V] in f32.
+  at::Tensor logits(const at::Tensor& hidden_RD) const;
+  const at::Tensor& embedding_VD() const;
+  const at::Tensor& head_VD() const;  // the embedding itself when tied
+  KvCache make_cache() const;
+  at::ScalarType dtype() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// A text model folder: config.json + safetensors, loaded strictly. `dtype` as --dtype (undefined =
+/// what the contract says: f32 files in f32, else the file's).
+struct TextModel {
+  LlamaConfig config;
+  std::unique_ptr<Llama> llama;
+  std::vector<NamedTensor> parameters;
+};
+TextModel load_text_model(const std::filesystem::path& dir, std::optional<at::ScalarType> dtype);
+/// Freshly drawn (training from scratch).
+TextModel random_text_model(const LlamaConfig& config, uint64_t seed);
+/// config.json, generation_config.json and safetensors (no tokenizer).
+void save_text_model(const std::filesystem::path& dir, const LlamaConfig& config,
+                     const std::vector<NamedTensor>& parameters);
+
+}  // namespace euromodal

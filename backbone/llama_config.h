@@ -1,0 +1,41 @@
+// llama_config.h — config.json of a Llama-type text model (every EuroLLM generation), old and new
+// style of RoPE. Nothing in it is a constant in code.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "backbone/kernels/rope/rope.h"
+#include "core/json.h"
+
+namespace euromodal {
+
+struct LlamaConfig {
+  int64_t vocab_size = 0;         // V
+  int64_t hidden_size = 0;        // D
+  int64_t intermediate_size = 0;  // F
+  int64_t num_layers = 0;
+  int64_t num_heads = 0;     // H
+  int64_t num_kv_heads = 0;  // K
+  int64_t head_dim = 0;      // N
+  int64_t max_positions = 0;
+  double rms_norm_eps = 0.0;
+  bool tie_embeddings = false;
+  bool attention_bias = false;
+  bool mlp_bias = false;
+  RopeConfig rope;
+  std::vector<int64_t> eos_ids;  // generation_config.json, else config.json; empty: none
+  int64_t bos_id = -1;           // -1: none
+  std::string dtype;             // "float32", "bfloat16", ... as the file says; empty: not said
+
+  /// Reads config.json (and generation_config.json beside it). ConfigError naming file and key:
+  /// other model_type, missing or non-positive sizes, heads that do not divide, unknown rope_type,
+  /// hidden_act other than silu.
+  static LlamaConfig load(const std::filesystem::path& dir);
+  static LlamaConfig from_json(const JsonView& json);
+  Json to_json() const;  // what transformers (4 and 5) and llama.cpp read
+  /// Exact number of parameters, computed without weights.
+  int64_t num_parameters() const;
+};
+
+}  // namespace euromodal

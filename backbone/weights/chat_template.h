@@ -1,0 +1,42 @@
+// chat_template.h — the chat format of a model folder. EuroLLM uses ChatML:
+// <|im_start|>role\ncontent<|im_end|>\n for each turn.
+#pragma once
+#include <filesystem>
+#include <string>
+#include <vector>
+
+namespace euromodal {
+
+struct ChatMessage {
+  std::string role;
+  std::string content;
+};
+
+/// A stretch of the rendered conversation. `target`: what the assistant says, its end token
+/// included (what training supervises).
+struct ChatPiece {
+  std::string text;
+  bool target = false;
+};
+
+class ChatTemplate {
+ public:
+  /// Reads `chat_template` of tokenizer_config.json or chat_template.jinja; ChatML in any of its
+  /// usual spellings is recognised, a folder without template but with the ChatML tokens gets
+  /// ChatML; any other template is a ConfigError that says so.
+  static ChatTemplate load(const std::filesystem::path& dir);
+  /// Pieces whose texts joined are the template's output. With add_generation_prompt the last piece
+  /// opens the assistant's turn.
+  std::vector<ChatPiece> render(const std::vector<ChatMessage>& messages,
+                                bool add_generation_prompt) const;
+  std::string render_text(const std::vector<ChatMessage>& messages,
+                          bool add_generation_prompt) const;
+  /// The ChatML template as Jinja, for the folders that we write.
+  static const char* chatml_jinja();
+
+ private:
+  bool bos_ = false;  // the template itself writes bos_token first (encode then adds none)
+  std::string bos_token_;
+};
+
+}  // namespace euromodal

@@ -1,0 +1,25 @@
+// commands.h — the subcommands, one file each; commands.cpp lists them.
+#pragma once
+#include <string>
+#include <vector>
+
+namespace euromodal::cli {
+
+struct Command {
+  const char* name;
+  const char* summary;
+  int (*run)(int argc, char** argv);
+};  // argv[0] is the subcommand
+
+const std::vector<Command>& commands();
+
+int run_tokenize(int argc, char** argv);
+int run_generate(int argc, char** argv);
+int run_chat(int argc, char** argv);
+int run_encode(int argc, char** argv);
+int run_caption(int argc, char** argv);
+int run_train(int argc, char** argv);
+int run_inspect(int argc, char** argv);
+int run_data(int argc, char** argv);
+
+}  // namespace euromodal::cli

@@ -1,0 +1,37 @@
+// batch.h — packed samples as the model takes them.
+#pragma once
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "backbone/kernels/segments.h"
+#include "encoders/preprocess/preprocess.h"
+#include "multimodal/token_plan.h"
+
+namespace euromodal {
+
+/// One sample, tokenised and preprocessed (made by decode workers). Classification and CTC use
+/// `inputs` and `target` only.
+struct Example {
+  std::string id;
+  int64_t index = -1;  // global index in the data set
+  TokenPlan plan;
+  std::vector<Modality> kinds;       // of `inputs`, in order
+  std::vector<EncoderInput> inputs;  // media items in order of the record
+  std::vector<std::string>
+      media_keys;  // one per input: names the bytes (for the feature cache); empty when augmented
+  std::vector<int64_t> target;  // classification: {class}; CTC: label ids
+};
+
+struct Batch {
+  at::Tensor ids_T;               // [T] i64
+  at::Tensor labels_T;            // [T] i64, -100 = no target
+  Segments rows;                  // samples over the T rows
+  std::vector<Example> examples;  // S; media and spans stay here, host side
+};
+
+/// Packs whole samples one after the other.
+Batch collate(std::vector<Example> examples, bool per_sample);
+
+}  // namespace euromodal
