@@ -13,8 +13,10 @@ namespace euromodal::cli {
 
 class Options {
  public:
-  Options(std::string command, std::string summary)
-      : command_(std::move(command)), summary_(std::move(summary)) {}
+  Options(std::string command, std::string summary);
+  ~Options();
+  Options(const Options&) = delete;
+  Options& operator=(const Options&) = delete;
   // Each call declares one option; `target` keeps its initial value when the option is not given.
   void flag(const std::string& name, bool* target, const std::string& help);
   void text(const std::string& name, std::string* target, const std::string& value,

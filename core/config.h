@@ -59,8 +59,9 @@ class Config {
   /// "file:line: a.b" of this node (or of its key), for messages of validators.
   std::string where(const std::string& key = "") const;
 
+  struct Impl;  // internal
+
  private:
-  struct Impl;
   explicit Config(std::shared_ptr<Impl> impl) : impl_(std::move(impl)) {}
   std::shared_ptr<Impl> impl_;
 };

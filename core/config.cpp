@@ -1,0 +1,456 @@
+// config.cpp — see config.h. yaml-cpp parses; its nodes are copied into a small tree that remembers
+// file and line of every value (also across includes) and whether it was read.
+#include "core/config.h"
+
+#include <charconv>
+#include <cmath>
+#include <cstdlib>
+#include <optional>
+
+#include <yaml-cpp/yaml.h>
+
+#include "core/files.h"
+
+namespace euromodal {
+
+namespace fs = std::filesystem;
+
+struct Config::Impl {
+  enum class Kind { kNull, kScalar, kList, kMap } kind = Kind::kNull;
+  std::string scalar;
+  bool quoted = false;  // "1" is a string, 1 a number
+  std::vector<std::pair<std::string, std::shared_ptr<Impl>>>
+      entries;             // map (in file order), or list with empty keys
+  std::string file, path;  // path: "optimizer.lr"
+  int line = 0;
+  mutable bool read = false;
+
+  Impl* find(const std::string& key) const {
+    for (const auto& [name, value] : entries) {
+      if (name == key) return value.get();
+    }
+    return nullptr;
+  }
+};
+
+namespace {
+
+using Impl = Config::Impl;
+using Node = std::shared_ptr<Impl>;
+
+constexpr int kMaxIncludes = 16;
+constexpr int kMaxDepth = 64;
+
+std::string config_join(const std::string& path, const std::string& key) {
+  return path.empty() ? key : path + "." + key;
+}
+
+const char* config_kind(const Impl& node) {
+  switch (node.kind) {
+    case Impl::Kind::kNull:
+      return "nothing";
+    case Impl::Kind::kList:
+      return "a list";
+    case Impl::Kind::kMap:
+      return "a map";
+    case Impl::Kind::kScalar:
+      break;
+  }
+  return "a scalar";
+}
+
+std::string config_got(const Impl& node) {
+  return node.kind == Impl::Kind::kScalar ? "'" + node.scalar + "'" : config_kind(node);
+}
+
+Node config_load(const fs::path& file, int depth);
+
+// `over` wins; maps merge deeply.
+Node config_merge(const Node& base, const Node& over) {
+  if (base->kind != Impl::Kind::kMap || over->kind != Impl::Kind::kMap) return over;
+  for (const auto& [key, value] : over->entries) {
+    bool found = false;
+    for (auto& [name, old] : base->entries) {
+      if (name == key) {
+        old = config_merge(old, value);
+        found = true;
+      }
+    }
+    if (!found) base->entries.emplace_back(key, value);
+  }
+  base->file = over->file;
+  base->line = over->line;
+  return base;
+}
+
+Node config_copy(const YAML::Node& yaml, const std::string& file, int includes, int depth = 0) {
+  auto node = std::make_shared<Impl>();
+  node->file = file;
+  node->line = yaml.Mark().line + 1;
+  check<ConfigError>(depth < kMaxDepth, "{}:{}: nested deeper than {}", file, node->line,
+                     kMaxDepth);
+  if (yaml.IsScalar()) {
+    node->kind = Impl::Kind::kScalar;
+    node->scalar = yaml.Scalar();
+    node->quoted = yaml.Tag() == "!";
+  } else if (yaml.IsSequence()) {
+    node->kind = Impl::Kind::kList;
+    for (const auto& item : yaml)
+      node->entries.emplace_back("", config_copy(item, file, includes, depth + 1));
+  } else if (yaml.IsMap()) {
+    node->kind = Impl::Kind::kMap;
+    for (const auto& item : yaml) {
+      const int line = item.first.Mark().line + 1;
+      check<ConfigError>(item.first.IsScalar(), "{}:{}: a key must be a word", file, line);
+      const std::string key = item.first.Scalar();
+      check<ConfigError>(!node->find(key), "{}:{}: {} stands twice", file, line, key);
+      auto value = config_copy(item.second, file, includes, depth + 1);
+      if (value->kind != Impl::Kind::kMap && value->kind != Impl::Kind::kList) value->line = line;
+      node->entries.emplace_back(key, std::move(value));
+    }
+    if (const Impl* include = node->find("include");
+        include && include->kind == Impl::Kind::kScalar) {
+      check<ConfigError>(includes < kMaxIncludes,
+                         "{}:{}: include: more than {} files deep; do they include each other?",
+                         file, include->line, kMaxIncludes);
+      const fs::path target = fs::path(file).parent_path() / include->scalar;
+      check<ConfigError>(fs::is_regular_file(target), "{}:{}: include: there is no file {}", file,
+                         include->line, target.string());
+      auto base = config_load(target, includes + 1);
+      std::erase_if(node->entries, [](const auto& entry) { return entry.first == "include"; });
+      return node->entries.empty() ? base : config_merge(base, node);
+    }
+  }
+  return node;
+}
+
+YAML::Node config_yaml(const std::string& text, const std::string& file) {
+  try {
+    return YAML::Load(text);
+  } catch (const YAML::Exception& e) {
+    throw ConfigError("{}:{}: not valid YAML: {}", file, e.mark.line + 1, e.msg);
+  }
+}
+
+Node config_load(const fs::path& file, int includes) {
+  std::string text;
+  try {
+    text = read_text(file);
+  } catch (const Error& e) {
+    throw ConfigError(e.what());
+  }
+  return config_copy(config_yaml(text, file.string()), file.string(), includes);
+}
+
+void config_paths(const Node& node, const std::string& path) {
+  node->path = path;
+  size_t i = 0;
+  for (auto& [key, value] : node->entries)
+    config_paths(value, node->kind == Impl::Kind::kList ? fmt::format("{}[{}]", path, i++)
+                                                        : config_join(path, key));
+}
+
+// "a.b=c": c is YAML. List entries are named by number: data.0.path=...
+void config_override(const Node& root, const std::string& text) {
+  const auto eq = text.find('=');
+  check<ConfigError>(eq != std::string::npos && eq > 0,
+                     "--set {}: expected key=value, e.g. optimizer.lr=0.01", text);
+  const std::string key = text.substr(0, eq);
+  Node at = root;
+  size_t begin = 0;
+  while (true) {
+    const size_t dot = key.find('.', begin);
+    const std::string word = key.substr(begin, dot == std::string::npos ? dot : dot - begin);
+    check<ConfigError>(!word.empty(), "--set {}: empty word in the key", text);
+    Node* slot = nullptr;
+    if (at->kind == Impl::Kind::kList) {
+      size_t index = 0;
+      const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), index);
+      check<ConfigError>(
+          error == std::errc() && end == word.data() + word.size() && index < at->entries.size(),
+          "--set {}: {} is a list of {} entries, '{}' is none of its numbers", text,
+          key.substr(0, begin ? begin - 1 : 0), at->entries.size(), word);
+      slot = &at->entries[index].second;
+    } else {
+      if (at->kind == Impl::Kind::kNull) at->kind = Impl::Kind::kMap;
+      check<ConfigError>(at->kind == Impl::Kind::kMap, "--set {}: {} is {}, not a map", text,
+                         key.substr(0, begin ? begin - 1 : 0), config_got(*at));
+      for (auto& [name, value] : at->entries) {
+        if (name == word) slot = &value;
+      }
+      if (!slot) {
+        at->entries.emplace_back(word, std::make_shared<Impl>());
+        slot = &at->entries.back().second;
+        (*slot)->file = "--set";
+      }
+    }
+    if (dot == std::string::npos) {
+      *slot = config_copy(config_yaml(text.substr(eq + 1), "--set " + text), "--set " + text, 0);
+      return;
+    }
+    at = *slot;
+    begin = dot + 1;
+  }
+}
+
+void config_emit(YAML::Emitter& out, const Impl& node) {
+  switch (node.kind) {
+    case Impl::Kind::kNull:
+      out << YAML::Null;
+      break;
+    case Impl::Kind::kScalar:
+      if (node.quoted) out << YAML::DoubleQuoted;
+      out << node.scalar;
+      break;
+    case Impl::Kind::kList: {
+      bool flat = true;
+      for (const auto& [key, value] : node.entries)
+        flat &= value->kind == Impl::Kind::kScalar || value->kind == Impl::Kind::kNull;
+      out << (flat ? YAML::Flow : YAML::Block) << YAML::BeginSeq;
+      for (const auto& [key, value] : node.entries) config_emit(out, *value);
+      out << YAML::EndSeq;
+      break;
+    }
+    case Impl::Kind::kMap:
+      out << YAML::BeginMap;
+      for (const auto& [key, value] : node.entries) {
+        out << YAML::Key << key << YAML::Value;
+        config_emit(out, *value);
+      }
+      out << YAML::EndMap;
+      break;
+  }
+}
+
+const Impl* config_unread(const Impl& node) {
+  for (const auto& [key, value] : node.entries) {
+    if (!value->read) return value.get();
+    if (const Impl* below = config_unread(*value)) return below;
+  }
+  return nullptr;
+}
+
+void config_mark(const Impl& node) {
+  node.read = true;
+  for (const auto& [key, value] : node.entries) config_mark(*value);
+}
+
+std::string config_where(const Impl& node, const std::string& key) {
+  const Impl* value = key.empty() ? &node : node.find(key);
+  return fmt::format("{}:{}: {}", (value ? *value : node).file, (value ? *value : node).line,
+                     key.empty() ? node.path : config_join(node.path, key));
+}
+
+const Impl& config_require(const Impl& node, const std::string& key, const char* expected) {
+  const Impl* value = node.find(key);
+  if (!value || value->kind == Impl::Kind::kNull) {
+    if (value) value->read = true;
+    throw ConfigError("{}: is missing; expected {}", config_where(node, key), expected);
+  }
+  value->read = true;
+  return *value;
+}
+
+[[noreturn]] void config_wrong(const Impl& value, const char* expected) {
+  throw ConfigError("{}:{}: {}: expected {}, got {}", value.file, value.line, value.path, expected,
+                    config_got(value));
+}
+
+std::optional<double> config_number(const Impl& value) {
+  if (value.kind != Impl::Kind::kScalar || value.quoted) return std::nullopt;
+  double out = 0.0;
+  const char* begin = value.scalar.data();
+  const char* end = begin + value.scalar.size();
+  const auto [stop, error] = std::from_chars(begin, end, out);
+  if (error != std::errc() || stop != end || !std::isfinite(out)) return std::nullopt;
+  return out;
+}
+
+double config_f64(const Impl& value) {
+  const auto number = config_number(value);
+  if (!number) config_wrong(value, "a number");
+  return *number;
+}
+
+std::string config_str(const Impl& value) {
+  if (value.kind != Impl::Kind::kScalar) config_wrong(value, "a string");
+  return value.scalar;
+}
+
+}  // namespace
+
+Config Config::load(const fs::path& file, const std::vector<std::string>& overrides) {
+  Node root = config_load(file, 0);
+  for (const auto& text : overrides) config_override(root, text);
+  config_paths(root, "");
+  check<ConfigError>(root->kind == Impl::Kind::kMap, "{}: expected a map of keys, got {}",
+                     file.string(), config_got(*root));
+  return Config(std::move(root));
+}
+
+Config Config::parse(const std::string& yaml, const std::string& name) {
+  Node root = config_copy(config_yaml(yaml, name), name, 0);
+  config_paths(root, "");
+  check<ConfigError>(root->kind == Impl::Kind::kMap, "{}: expected a map of keys, got {}", name,
+                     config_got(*root));
+  return Config(std::move(root));
+}
+
+bool Config::has(const std::string& key) const {
+  const Impl* value = impl_->find(key);
+  if (value && value->kind == Impl::Kind::kNull)
+    value->read = true;  // an explicit null is an answer
+  return value && value->kind != Impl::Kind::kNull;
+}
+
+int64_t Config::i64(const std::string& key) const {
+  const Impl& value = config_require(*impl_, key, "a whole number");
+  int64_t out = 0;
+  const char* begin = value.scalar.data();
+  const char* end = begin + value.scalar.size();
+  const auto [stop, error] = std::from_chars(begin, end, out);
+  if (value.kind != Impl::Kind::kScalar || value.quoted || error != std::errc() || stop != end)
+    config_wrong(value, "a whole number (64 bits)");
+  return out;
+}
+
+int64_t Config::i64(const std::string& key, int64_t otherwise) const {
+  return has(key) ? i64(key) : otherwise;
+}
+
+double Config::f64(const std::string& key) const {
+  return config_f64(config_require(*impl_, key, "a number"));
+}
+
+double Config::f64(const std::string& key, double otherwise) const {
+  return has(key) ? f64(key) : otherwise;
+}
+
+bool Config::boolean(const std::string& key) const {
+  const Impl& value = config_require(*impl_, key, "true or false");
+  if (value.kind == Impl::Kind::kScalar && !value.quoted && value.scalar == "true") return true;
+  if (value.kind == Impl::Kind::kScalar && !value.quoted && value.scalar == "false") return false;
+  config_wrong(value, "true or false");
+}
+
+bool Config::boolean(const std::string& key, bool otherwise) const {
+  return has(key) ? boolean(key) : otherwise;
+}
+
+std::string Config::str(const std::string& key) const {
+  return config_str(config_require(*impl_, key, "a string"));
+}
+
+std::string Config::str(const std::string& key, const std::string& otherwise) const {
+  return has(key) ? str(key) : otherwise;
+}
+
+std::string Config::choice(const std::string& key, const std::vector<std::string>& choices) const {
+  const std::string word = str(key);
+  std::string list;
+  for (const auto& choice : choices) {
+    if (choice == word) return word;
+    list += (list.empty() ? "" : ", ") + choice;
+  }
+  throw ConfigError("{}: expected one of {}; got '{}'", where(key), list, word);
+}
+
+std::vector<std::string> Config::strs(const std::string& key) const {
+  const Impl& value = config_require(*impl_, key, "a list of strings");
+  if (value.kind == Impl::Kind::kScalar) return {value.scalar};
+  if (value.kind != Impl::Kind::kList) config_wrong(value, "a list of strings");
+  config_mark(value);
+  std::vector<std::string> out;
+  for (const auto& entry : value.entries) out.push_back(config_str(*entry.second));
+  return out;
+}
+
+std::vector<double> Config::f64s(const std::string& key) const {
+  const Impl& value = config_require(*impl_, key, "a list of numbers");
+  if (value.kind != Impl::Kind::kList) config_wrong(value, "a list of numbers");
+  config_mark(value);
+  std::vector<double> out;
+  for (const auto& entry : value.entries) out.push_back(config_f64(*entry.second));
+  return out;
+}
+
+fs::path Config::path(const std::string& key) const {
+  const std::string text = str(key);
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    if (text[i] != '$') {
+      out += text[i++];
+      continue;
+    }
+    const bool brace = i + 1 < text.size() && text[i + 1] == '{';
+    size_t begin = i + (brace ? 2 : 1), end = begin;
+    while (end < text.size() &&
+           (std::isalnum(static_cast<unsigned char>(text[end])) || text[end] == '_'))
+      ++end;
+    const std::string name = text.substr(begin, end - begin);
+    check<ConfigError>(!name.empty() && (!brace || (end < text.size() && text[end] == '}')),
+                       "{}: '{}' holds a $ that names no variable", where(key), text);
+    const char* value =
+        std::getenv(name.c_str());  // NOLINT(concurrency-mt-unsafe): read before threads start
+    check<ConfigError>(value != nullptr, "{}: the environment has no {}", where(key), name);
+    out += value;
+    i = end + (brace ? 1 : 0);
+  }
+  check<ConfigError>(!out.empty(), "{}: expected a path, got nothing", where(key));
+  return out;
+}
+
+Config Config::child(const std::string& key) const {
+  const Impl& value = config_require(*impl_, key, "a map");
+  if (value.kind != Impl::Kind::kMap) config_wrong(value, "a map");
+  for (const auto& entry : impl_->entries) {
+    if (entry.first == key) return Config(entry.second);
+  }
+  throw ConfigError("{}: is missing; expected a map", where(key));
+}
+
+std::vector<Config> Config::list(const std::string& key) const {
+  std::vector<Config> out;
+  if (!has(key)) return out;
+  const Impl& value = config_require(*impl_, key, "a list of maps");
+  if (value.kind != Impl::Kind::kList) config_wrong(value, "a list of maps");
+  for (const auto& entry : value.entries) {
+    if (entry.second->kind != Impl::Kind::kMap) config_wrong(*entry.second, "a map");
+    entry.second->read = true;
+    out.push_back(Config(entry.second));
+  }
+  return out;
+}
+
+std::vector<std::pair<std::string, Config>> Config::items(const std::string& key) const {
+  std::vector<std::pair<std::string, Config>> out;
+  if (!has(key)) return out;
+  const Config map = child(key);
+  for (const auto& entry : map.impl_->entries) {
+    if (entry.second->kind != Impl::Kind::kMap) config_wrong(*entry.second, "a map");
+    entry.second->read = true;
+    out.emplace_back(entry.first, Config(entry.second));
+  }
+  return out;
+}
+
+std::vector<std::string> Config::keys() const {
+  std::vector<std::string> out;
+  for (const auto& entry : impl_->entries) out.push_back(entry.first);
+  return out;
+}
+
+void Config::finish() const {
+  if (const Impl* unread = config_unread(*impl_))
+    throw ConfigError("{}:{}: {}: unknown key", unread->file, unread->line, unread->path);
+}
+
+std::string Config::dump() const {
+  YAML::Emitter out;
+  config_emit(out, *impl_);
+  return std::string(out.c_str()) + "\n";
+}
+
+std::string Config::where(const std::string& key) const { return config_where(*impl_, key); }
+
+}  // namespace euromodal
