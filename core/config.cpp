@@ -346,7 +346,7 @@ std::string Config::str(const std::string& key, const std::string& otherwise) co
 }
 
 std::string Config::choice(const std::string& key, const std::vector<std::string>& choices) const {
-  const std::string word = str(key);
+  std::string word = str(key);
   std::string list;
   for (const auto& choice : choices) {
     if (choice == word) return word;
