@@ -1,0 +1,193 @@
+// mpi_program.cpp — what the MPI tests start under mpirun: `tests_training_dist_mpi SCENARIO`.
+// "ops" checks every collective and exits 0 only when all of it holds on every rank; the other
+// scenarios do what must end a run (the test that started them looks at exit code and stderr).
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <numeric>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <signal.h>
+#include <unistd.h>
+
+#include "core/rng.h"
+#include "training/dist/collectives.h"
+
+namespace {
+
+using euromodal::check;
+using euromodal::Collectives;
+using euromodal::DistError;
+
+// Values of very different size, so that another order of additions gives other bits.
+std::vector<std::vector<float>> mpi_test_parts(int64_t parts, int64_t count) {
+  std::vector<std::vector<float>> all(parts, std::vector<float>(count));
+  for (int64_t p = 0; p < parts; ++p) {
+    euromodal::Rng rng = euromodal::Rng(11).fork("part", p);
+    for (float& value : all[p])
+      value = static_cast<float>(rng.normal() * std::pow(10.0, rng.uniform(-4, 4)));
+  }
+  return all;
+}
+
+void mpi_test_ordered_sum(Collectives& world, int64_t parts, int64_t count) {
+  const auto all = mpi_test_parts(parts, count);
+  std::vector<const float*> every, mine;
+  std::vector<int64_t> every_id(parts), mine_id;
+  std::iota(every_id.begin(), every_id.end(), 0);
+  for (int64_t p = 0; p < parts; ++p) {
+    every.push_back(all[p].data());
+    if (p % world.size() != world.rank()) continue;
+    mine.push_back(all[p].data());
+    mine_id.push_back(p);
+  }
+  std::vector<float> expected(count), got(count, -1.0F);
+  euromodal::make_single()->ordered_sum(every, every_id, count, expected.data());
+  world.ordered_sum(mine, mine_id, count, got.data());
+  check<DistError>(std::memcmp(expected.data(), got.data(), count * sizeof(float)) == 0,
+                   "ordered_sum of {} parts of {} values differs from one rank's", parts, count);
+}
+
+void mpi_test_ops(Collectives& world) {
+  const int n = world.size(), rank = world.rank();
+  check<DistError>(world.local_size() == n && world.local_rank() == rank, "local rank {} of {}",
+                   world.local_rank(), world.local_size());
+  world.set_phase("ops", 60);
+  world.barrier();
+  for (const int64_t bytes : {0, 1, 999, 100'003}) {
+    for (int root = 0; root < n; ++root) {
+      std::vector<char> data(bytes, static_cast<char>(rank == root ? root + 1 : 0));
+      world.broadcast(data.data(), bytes, root);
+      for (const char c : data) check<DistError>(c == root + 1, "broadcast from {}", root);
+    }
+  }
+  for (const int64_t count : {0, 1, 7, 30'011}) {
+    std::vector<float> f(count);
+    std::vector<double> d(count), m(count);
+    for (int64_t i = 0; i < count; ++i) {
+      f[i] = static_cast<float>(i % 13 + rank);
+      d[i] = 0.5 * static_cast<double>(i) + rank;
+      m[i] = (i % n == rank) ? 7.0 : -1e300;
+    }
+    world.all_reduce_sum(f.data(), count);
+    world.all_reduce_sum(d.data(), count);
+    world.all_reduce_max(m.data(), count);
+    for (int64_t i = 0; i < count; ++i) {
+      const double ranks = n * (n - 1) / 2;
+      check<DistError>(f[i] == static_cast<float>((i % 13) * n + ranks), "sum f32 at {}", i);
+      check<DistError>(d[i] == 0.5 * static_cast<double>(i) * n + ranks, "sum f64 at {}", i);
+      check<DistError>(m[i] == 7.0, "max at {}", i);
+    }
+  }
+  // All ranks must hold the same bits also where the order of additions matters.
+  std::vector<float> wild = mpi_test_parts(n, 10'007)[rank];
+  world.all_reduce_sum(wild.data(), static_cast<int64_t>(wild.size()));
+  const auto bytes = static_cast<int64_t>(wild.size() * sizeof(float));
+  const std::vector<char> copies = world.all_gather(wild.data(), bytes);
+  for (int r = 0; r < n; ++r)
+    check<DistError>(std::memcmp(copies.data() + r * bytes, wild.data(), bytes) == 0,
+                     "all_reduce_sum gives rank {} other bits", r);
+  for (const int64_t scale : {0, 1, 5000}) {  // rank r gives r * scale bytes
+    const std::vector<char> mine(rank * scale, static_cast<char>('a' + rank));
+    const std::vector<char> all = world.all_gather(mine.data(), static_cast<int64_t>(mine.size()));
+    std::vector<char> expected;
+    for (int r = 0; r < n; ++r)
+      expected.insert(expected.end(), r * scale, static_cast<char>('a' + r));
+    check<DistError>(all == expected, "all_gather of {} bytes a rank", scale);
+  }
+  for (const int64_t parts : {1, 2, 3, 8})
+    for (const int64_t count : {0, 1, 4097, 50'021}) mpi_test_ordered_sum(world, parts, count);
+
+  const float zero = 0.0F;
+  float out = 0.0F;
+  try {  // number 0 on every rank: the same error everywhere, and the world goes on
+    world.ordered_sum({&zero}, {0}, 1, &out);
+    check<euromodal::Error>(n == 1, "a part number that is given twice passed");
+  } catch (const DistError& e) {
+    check<euromodal::Error>(std::string(e.what()).find("given twice") != std::string::npos, "{}",
+                            e.what());
+  }
+  world.barrier();
+}
+
+void mpi_test_speed(Collectives& world) {
+  std::vector<float> data(1 << 20, 1.0F);
+  for (const int64_t count : {int64_t{1}, int64_t{1} << 20}) {
+    world.barrier();
+    const auto start = std::chrono::steady_clock::now();
+    constexpr int kRounds = 50;
+    for (int i = 0; i < kRounds; ++i) world.all_reduce_sum(data.data(), count);
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+    if (world.rank() == 0)
+      std::printf("all_reduce_sum of %ld f32: %.3f ms\n", static_cast<long>(count),
+                  1e3 * seconds.count() / kRounds);
+  }
+}
+
+void mpi_test_run(const std::string& scenario, Collectives& world) {
+  const bool last = world.rank() == world.size() - 1;
+  if (scenario == "ops" || scenario == "chunks") {
+    mpi_test_ops(world);
+  } else if (scenario == "speed") {
+    mpi_test_speed(world);
+  } else if (scenario == "throw") {
+    world.set_phase("step 3", 60);
+    check<euromodal::DataError>(!last, "corpus.tar: broken on purpose");
+    world.barrier();
+  } else if (scenario == "kill") {
+    world.set_phase("step 4", 60);
+    if (last) kill(getpid(), SIGKILL);
+    world.barrier();
+  } else if (scenario == "stop") {
+    world.set_phase("step 5", 1.0);
+    world.barrier();
+    if (last) kill(getpid(), SIGSTOP);
+    world.barrier();
+  } else if (scenario == "sleep") {
+    world.set_phase("step 6", 1.0);
+    if (last) std::this_thread::sleep_for(std::chrono::seconds(60));
+    world.barrier();
+  } else if (scenario == "mismatch") {
+    world.set_phase("step 7", 60);
+    float x = 1.0F;
+    if (last) {
+      world.all_reduce_sum(&x, 1);
+    } else {
+      world.barrier();
+    }
+  } else if (scenario == "leave") {  // one rank ends early: its shutdown meets the others' barrier
+    world.set_phase("step 8", 60);
+    if (!last) world.barrier();
+  } else if (scenario == "unequal") {
+    world.set_phase("step 9", 60);
+    std::vector<double> x(5, 1.0);
+    world.all_reduce_sum(x.data(), last ? 4 : 5);
+  } else {
+    throw euromodal::UsageError("unknown scenario {}", scenario);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string scenario = argc > 1 ? argv[1] : "ops";
+  try {
+    euromodal::WorldOptions options;
+    if (scenario == "chunks") {  // tiny transfers: every loop over chunks runs many rounds
+      options.chunk_bytes = 1000;
+      options.ordered_bytes = 3000;
+    }
+    const auto world = euromodal::make_world(options);
+    mpi_test_run(scenario, *world);
+    if (world->rank() == 0) std::printf("%s: %d ranks: ok\n", scenario.c_str(), world->size());
+    return 0;
+  } catch (const std::exception& e) {
+    euromodal::abort_world(1, e.what());
+    std::fprintf(stderr, "%s\n", e.what());
+    return 1;
+  }
+}

@@ -1,0 +1,150 @@
+// world_test.cpp — the world of one rank in this process, and runs under mpirun that must end: a
+// rank that throws, dies, stops, sleeps, leaves, or is in another collective.
+#include <chrono>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+
+#include "training/dist/collectives.h"
+
+namespace euromodal {
+namespace {
+
+using testing::HasSubstr;
+
+struct MpiRun {
+  int code = -1;
+  double seconds = 0.0;
+  std::string output;  // stdout and stderr
+};
+
+MpiRun run_mpi(const std::string& scenario, int ranks) {
+  const std::string command =
+      fmt::format("{} --oversubscribe --bind-to none --allow-run-as-root -n {} {} {} 2>&1",
+                  EM_MPIRUN, ranks, EM_MPI_PROGRAM, scenario);
+  const auto start = std::chrono::steady_clock::now();
+  MpiRun run;
+  FILE* pipe = popen(command.c_str(), "r");
+  char buffer[4096];
+  while (const size_t n = fread(buffer, 1, sizeof(buffer), pipe)) run.output.append(buffer, n);
+  const int status = pclose(pipe);
+  run.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return run;
+}
+
+TEST(SingleWorldTest, CollectivesAreTheIdentity) {
+  const auto world = make_single();
+  EXPECT_EQ(world->rank(), 0);
+  EXPECT_EQ(world->size(), 1);
+  EXPECT_EQ(world->local_size(), 1);
+  std::vector<float> x = {1.5F, -2.0F};
+  world->set_phase("step 1", 1.0);
+  world->barrier();
+  world->all_reduce_sum(x.data(), 2);
+  world->broadcast(x.data(), 8, 0);
+  EXPECT_THAT(x, testing::ElementsAre(1.5F, -2.0F));
+  EXPECT_THAT(world->all_gather("abc", 3), testing::ElementsAre('a', 'b', 'c'));
+  EXPECT_TRUE(world->all_gather(nullptr, 0).empty());
+  EXPECT_THROW(world->set_phase("step 1", 0.0), DistError);
+  EXPECT_THROW(world->broadcast(x.data(), 8, 1), DistError);
+}
+
+TEST(SingleWorldTest, OrderedSumAddsFromPartZeroUpwards) {
+  const auto world = make_single();
+  // (1e8 + 1) - 1e8 is 0 in f32, (1e8 - 1e8) + 1 is 1: the order is visible.
+  const float big = 1e8F, one = 1.0F, minus = -1e8F;
+  float out = -1.0F;
+  world->ordered_sum({&big, &one, &minus}, {0, 1, 2}, 1, &out);
+  EXPECT_EQ(out, 0.0F);
+  world->ordered_sum({&big, &one, &minus}, {0, 2, 1}, 1, &out);
+  EXPECT_EQ(out, 1.0F);
+  world->ordered_sum({}, {}, 1, &out);
+  EXPECT_EQ(out, 0.0F);
+  std::vector<float> a(5000, 1.0F), b(5000, 2.0F);
+  world->ordered_sum({a.data(), b.data()}, {0, 1}, 5000, b.data());  // in place
+  EXPECT_THAT(b, testing::Each(3.0F));
+}
+
+TEST(SingleWorldTest, PartNumbersMustBeZeroToPMinusOneOnce) {
+  const auto world = make_single();
+  const float x = 1.0F;
+  float out = 0.0F;
+  EXPECT_THROW(world->ordered_sum({&x, &x}, {0, 0}, 1, &out), DistError);
+  EXPECT_THROW(world->ordered_sum({&x, &x}, {1, 2}, 1, &out), DistError);
+  EXPECT_THROW(world->ordered_sum({&x}, {-1}, 1, &out), DistError);
+  EXPECT_THROW(world->ordered_sum({&x}, {0, 1}, 1, &out), DistError);
+}
+
+TEST(LaunchTest, EnvironmentSaysWhetherThereIsAWorld) {
+  ASSERT_FALSE(launched_by_mpi());
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"}) {
+    setenv(name, "2", 1);
+    EXPECT_TRUE(launched_by_mpi()) << name;
+    unsetenv(name);
+  }
+  setenv("SLURM_STEP_NUM_TASKS", "1", 1);  // inside an allocation, but alone
+  EXPECT_FALSE(launched_by_mpi());
+  setenv("SLURM_STEP_NUM_TASKS", "4", 1);
+  EXPECT_TRUE(launched_by_mpi());
+  unsetenv("SLURM_STEP_NUM_TASKS");
+}
+
+TEST(LaunchTest, AbortWorldOfOneProcessReturns) { abort_world(1, "must not be printed"); }
+
+TEST(WorldFaultTest, ThrowingRankEndsAllAndIsNamed) {
+  for (const int ranks : {2, 3}) {
+    const MpiRun run = run_mpi("throw", ranks);
+    EXPECT_EQ(run.code, 1) << run.output;
+    EXPECT_THAT(run.output,
+                HasSubstr(fmt::format("euromodal: rank {} of {}: corpus.tar: broken on purpose; "
+                                      "ending all ranks",
+                                      ranks - 1, ranks)));
+    EXPECT_LT(run.seconds, 20);
+  }
+}
+
+TEST(WorldFaultTest, KilledRankEndsAll) {
+  const MpiRun run = run_mpi("kill", 2);
+  EXPECT_NE(run.code, 0) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("signal 9"));
+  EXPECT_LT(run.seconds, 20);
+}
+
+TEST(WorldFaultTest, StoppedRankEndsAllAtTheDeadline) {
+  const MpiRun run = run_mpi("stop", 2);
+  EXPECT_EQ(run.code, kDeadlineExit) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("rank 0 of 2, barrier, phase 'step 5': waited 1."));
+  EXPECT_LT(run.seconds, 20);
+}
+
+TEST(WorldFaultTest, SleepingRankEndsAllAtTheDeadline) {
+  const MpiRun run = run_mpi("sleep", 3);
+  EXPECT_EQ(run.code, kDeadlineExit) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("barrier, phase 'step 6': waited 1."));
+  EXPECT_THAT(run.output, HasSubstr("of 3"));
+  EXPECT_LT(run.seconds, 20);
+}
+
+TEST(WorldFaultTest, DifferentCollectivesAreAnErrorNotGarbage) {
+  const MpiRun run = run_mpi("mismatch", 2);
+  EXPECT_EQ(run.code, 1) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("phase 'step 7': the ranks are in different collectives"));
+  EXPECT_LT(run.seconds, 20);
+  EXPECT_EQ(run_mpi("unequal", 2).code, 1);
+}
+
+TEST(WorldFaultTest, RankThatLeavesEarlyEndsAll) {
+  const MpiRun run = run_mpi("leave", 2);
+  EXPECT_EQ(run.code, 1) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("different collectives"));
+  EXPECT_LT(run.seconds, 20);
+}
+
+}  // namespace
+}  // namespace euromodal

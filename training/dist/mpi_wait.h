@@ -1,0 +1,28 @@
+// mpi_wait.h — waiting for MPI requests with a deadline; MPI's error codes as DistError. Only
+// training/dist includes it (it holds mpi.h).
+#pragma once
+#include <string>
+
+#include <mpi.h>
+
+namespace euromodal {
+
+/// Where a wait stands, for messages: "rank 1 of 2, all_reduce_sum of 100 f32, phase 'step 7'".
+struct WaitContext {
+  int rank = 0, size = 1;
+  std::string operation;
+  std::string phase;
+  double deadline_s = 0.0;  // from `start_s`
+  double start_s = 0.0;     // MPI_Wtime when the operation began
+  std::string text() const;
+};
+
+/// DistError naming the context and MPI's own text unless `code` is MPI_SUCCESS.
+void check_mpi(int code, const char* call, const WaitContext& context);
+
+/// Polls until `request` is done. `ready`: every rank has arrived, so the wait is short and the
+/// processor is kept longer before sleeping. Past the deadline: one line on stderr, then every rank
+/// is ended with kDeadlineExit.
+void wait_mpi(MPI_Request* request, bool ready, const WaitContext& context);
+
+}  // namespace euromodal
