@@ -10,6 +10,7 @@
 
 #include "cli/commands.h"
 #include "core/error.h"
+#include "training/dist/collectives.h"
 
 namespace {
 
@@ -29,6 +30,7 @@ int report(const std::string& command, const std::string& message, int code) {
   for (const char* mark : {"\nException raised from", "\nframe #"}) {
     if (const auto at = text.find(mark); at != std::string::npos) text.resize(at);
   }
+  euromodal::abort_world(code, text);  // under mpirun the other ranks wait for this one
   std::fprintf(stderr, "euromodal %s: error: %s\n", command.c_str(), text.c_str());
   if (code == 2) std::fprintf(stderr, "see: euromodal %s --help\n", command.c_str());
   return code;

@@ -1,8 +1,11 @@
-// mpi_wait.h — waiting for MPI requests with a deadline; MPI's error codes as DistError. Only
-// training/dist includes it (it holds mpi.h).
+// mpi_wait.h — waiting for MPI requests with a deadline; MPI's error codes as DistError. The
+// only file that includes mpi.h.
 #pragma once
 #include <string>
 
+// The C API alone: mpi.h would else pull in the C++ bindings, a library of their own.
+#define OMPI_SKIP_MPICXX 1
+#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 
 namespace euromodal {

@@ -8,8 +8,6 @@
 #include <exception>
 #include <numeric>
 
-#include <mpi.h>
-
 #include "training/dist/collectives.h"
 #include "training/dist/mpi_wait.h"
 #include "training/dist/part_sum.h"
@@ -115,7 +113,7 @@ MpiWorld::~MpiWorld() {
   if (std::uncaught_exceptions() > exceptions_) return;
   try {
     set_phase("shutdown", options_.setup_deadline_s);
-    barrier();  // has a deadline; MPI_Finalize has none
+    enter("shutdown");  // has a deadline, MPI_Finalize has none; meets no other barrier
   } catch (const std::exception& e) {
     abort_world(1, e.what());
   }
@@ -264,7 +262,9 @@ void abort_world(int code, const std::string& message) {
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   if (size == 1) return;
-  std::fprintf(stderr, "euromodal: rank %d of %d: %s; ending all ranks\n", rank, size,
+  const std::string who = fmt::format("rank {} of {}", rank, size);
+  const bool named = message.compare(0, who.size(), who) == 0;  // DistError does so itself
+  std::fprintf(stderr, "euromodal: %s%s; ending all ranks\n", named ? "" : (who + ": ").c_str(),
                message.c_str());
   std::fflush(stderr);
   MPI_Abort(MPI_COMM_WORLD, code == 0 ? 1 : code);
