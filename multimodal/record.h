@@ -15,20 +15,20 @@
 namespace euromodal {
 
 struct MediaRef {
-  Modality kind;
+  Modality kind = Modality::kImage;
   std::string uri;
   double t0_s = 0.0, t1_s = -1.0;
 };
 
 struct Part {
   bool is_media = false;
-  std::string text;
-  MediaRef media;
+  std::string text{};
+  MediaRef media{};
 };
 
 struct Message {
   std::string role;
-  std::vector<Part> parts;
+  std::vector<Part> parts{};
 };  // role: system, user, assistant
 
 struct Record {
