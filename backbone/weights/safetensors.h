@@ -36,8 +36,10 @@ class SafetensorsFile {
   const std::vector<TensorInfo>& infos() const;  // in order of offset
   const std::map<std::string, std::string>& metadata() const;
   const TensorInfo* find(const std::string& name) const;
-  at::Tensor tensor(const TensorInfo& info)
-      const;  // a view of the mapped bytes (read only by convention) that keeps the mapping alive
+  /// A view of the mapped bytes that keeps the mapping alive. Writing to it is safe and stays in
+  /// memory (private mapping: the kernel copies the page).
+  at::Tensor tensor(const TensorInfo& info) const;
+
  private:
   struct Impl;
   std::shared_ptr<Impl> impl_;
@@ -52,7 +54,8 @@ struct SafetensorsOptions {
   std::map<std::string, std::string> metadata = {{"format", "pt"}};
   uint64_t shard_bytes = 5'000'000'000;  // save_model_tensors only
 };
-/// One file, atomically; tensors in the order given (must be contiguous on the CPU or are made so).
+/// One file, atomically; tensors in the order given, but large elements before small ones, so that
+/// all are aligned (made contiguous and brought to the CPU).
 void save_safetensors(const std::filesystem::path& file, const std::vector<NamedTensor>& tensors,
                       const SafetensorsOptions& options = {});
 /// `model.safetensors`, or shards `model-0000i-of-0000n.safetensors` and their index.

@@ -40,9 +40,10 @@ class Weights {
   Weights& operator=(Weights&&) noexcept;
   ~Weights();
 
-  /// The tensor `name` with exactly this shape, an own contiguous copy in `dtype` (f32 files are
-  /// used as they are mapped only when !writable). CheckpointError: "DIR: tensor NAME is missing",
-  /// "... has shape [3, 4], expected [4, 3]".
+  /// The tensor `name` with exactly this shape, contiguous, in `dtype`, free to be written to: a
+  /// stored tensor of that dtype that nobody else holds is used as it is (a mapped file copies its
+  /// pages when they are written to, and never changes), every other is copied. Each name once.
+  /// CheckpointError: "DIR: tensor NAME is missing", "... has shape [3, 4], expected [4, 3]".
   at::Tensor take(const std::string& name, at::IntArrayRef shape, Init init);
   bool has(const std::string& name) const;                    // always true for random()
   std::vector<int64_t> shape(const std::string& name) const;  // of a stored tensor
