@@ -17,7 +17,7 @@ from pathlib import Path
 from clips import FRAMES, FRAMES_PER_SECOND, clip_frames, write_clips
 from concepts import LANGUAGES, NUM_CONCEPTS, SEED, draw_concepts, draw_order, language_held_out, pair_held_out, prompt
 from pictures import draw, jpeg
-from records import media, record, write_jsonl
+from records import media, media_of, record, write_jsonl
 from speech import HELD_OUT_VOICES, SAMPLE_RATE_HZ, TRAIN_VOICES, Speaker, write_flac
 from texts import MIX, held_out_rows, join, training_rows
 
@@ -26,6 +26,7 @@ PICTURES_PER_CONCEPT = 60
 TEXT_ROWS = 30000
 TRAIN_CLIPS = 1536
 HELD_OUT_ROWS = 256  # of each task
+SHOWCASE = [("heldout/pictures_seen", 12), ("heldout/clips", 6), ("heldout/speech", 6)]
 
 
 def identifier(name, number):
@@ -111,6 +112,19 @@ def clip_rows(concepts, root, pool, scale):
     return sets
 
 
+def showcase_rows(concepts, sets):
+    """The first held-out pictures, clips and utterances again, asked for in every language: for the page, not for the figures."""
+    rows = []
+    for name, count in SHOWCASE:
+        for row in sets[name][:count]:
+            medium, order = media_of(row), row["concepts"]
+            for language in LANGUAGES:
+                key = identifier("heldout/showcase", len(rows))
+                extra = {"voice": row["voice"], "spoken": row["spoken"]} if "voice" in row else {}
+                rows.append(record(key, medium, language, join(concepts[i].names[language] for i in order), task="showcase", of=row["id"], concepts=order, **extra))
+    return rows
+
+
 def count_of(full, scale):
     return max(1, int(full * scale + 0.5))
 
@@ -165,6 +179,7 @@ def make_corpus(root: Path, scale: float = 1.0, log=print) -> dict:
     sets["train/text"] = training_rows(concepts, count_of(TEXT_ROWS, scale))
     sets.update({f"heldout/{name}": rows for name, rows in held_out_rows(concepts, count_of(HELD_OUT_ROWS, scale)).items()})
     phase(f"{len(sets['train/text'])} rows of text")
+    sets["heldout/showcase"] = showcase_rows(concepts, sets)
     for name, rows in sets.items():
         write_jsonl(root / f"{name.replace('/', '-')}.jsonl", rows)
     write_lines(root / "classes.txt", [c.label for c in concepts])
