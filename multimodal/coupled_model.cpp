@@ -1,0 +1,164 @@
+// coupled_model.cpp — see coupled_model.h: encode, adapt, splice, backbone.
+#include "multimodal/coupled_model.h"
+
+#include <algorithm>
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "core/error.h"
+
+namespace euromodal {
+
+struct CoupledModel::Gathered {
+  Modality kind = Modality::kImage;
+  std::vector<EncoderInput> inputs;
+  std::vector<std::string> keys;  // for the cache; empty: none
+  std::vector<SpliceItem> places;
+  std::vector<int64_t> per_sample;  // items of each sample of the batch
+};
+
+namespace {
+
+bool coupled_trains(const std::vector<NamedTensor>& parameters) {
+  return std::any_of(parameters.begin(), parameters.end(),
+                     [](const NamedTensor& p) { return p.tensor.requires_grad(); });
+}
+
+/// Placeholder ids may stand beyond the vocabulary: the lookup reads row 0 there, and the splice
+/// replaces what it gives (so that row 0 gets no gradient from it).
+at::Tensor coupled_lookup_ids(const Batch& batch) {
+  at::Tensor ids_T;
+  for (size_t s = 0; s < batch.examples.size(); ++s) {
+    for (const Span& span : batch.examples[s].plan.spans) {
+      if (!ids_T.defined()) ids_T = batch.ids_T.clone();
+      ids_T.narrow(0, batch.rows.begin(static_cast<int64_t>(s)) + span.start, span.length).zero_();
+    }
+  }
+  return ids_T.defined() ? ids_T : batch.ids_T;
+}
+
+}  // namespace
+
+CoupledModel::CoupledModel(ModelParts parts) : parts_(std::move(parts)) {
+  const auto add = [this](const std::string& prefix, const std::vector<NamedTensor>& list) {
+    for (const NamedTensor& p : list) parameters_.push_back({prefix + p.name, p.tensor});
+  };
+  add("backbone.", parts_.text.parameters);
+  for (const Modality kind : kModalities) {
+    const auto& media = parts_.media[index(kind)];
+    if (!media) continue;
+    if (media->frames == 0)  // a shared encoder is listed once, under the kind that owns it
+      add(fmt::format("encoder.{}.", modality_name(kind)), media->encoder->parameters());
+  }
+  for (const Modality kind : kModalities) {
+    if (const auto& media = parts_.media[index(kind)])
+      add(fmt::format("adapter.{}.", modality_name(kind)), media->adapter->parameters());
+  }
+}
+
+const MediaPart& CoupledModel::part(Modality kind) const {
+  check<DataError>(takes(kind), "this model takes no {}", modality_name(kind));
+  return *parts_.media[index(kind)];
+}
+
+int64_t CoupledModel::num_tokens(Modality kind, const EncoderInput& input) const {
+  const MediaPart& media = part(kind);
+  return media.adapter->num_tokens(media.encoder->layout(input, media.select));
+}
+
+EncoderInput CoupledModel::prepare(Modality kind, const MediaSource& source) const {
+  const Encoder& encoder = *part(kind).encoder;
+  return encoder.preprocess(encoder.read(source));
+}
+
+at::Tensor CoupledModel::forward(const Batch& batch, FeatureCache* cache) const {
+  return parts_.text.llama->forward(embed(batch, cache), batch.rows);
+}
+
+at::Tensor CoupledModel::embed(const Batch& batch, FeatureCache* cache) const {
+  at::Tensor emb_TD = parts_.text.llama->embed(coupled_lookup_ids(batch), batch.rows);
+  for (const Modality kind : kModalities) {
+    const Gathered items = gather(batch, kind);
+    if (items.places.empty()) continue;
+    const MediaPart& media = part(kind);
+    Features features = encode(items, media, batch.rows.per_sample, cache);
+    std::vector<SpliceItem> places = items.places;
+    for (size_t i = 0; i < places.size(); ++i)
+      places[i].rows = media.adapter->num_tokens(features.items[i]);
+    const at::Tensor rows_MD = media.adapter->forward(
+        {.rows_LE = features.rows_LE,
+         .items = std::move(features.items),
+         .samples = Segments::from_lengths(items.per_sample, batch.rows.per_sample)});
+    emb_TD = splice(emb_TD, rows_MD.to(emb_TD.scalar_type()), places);
+  }
+  return emb_TD;
+}
+
+CoupledModel::Gathered CoupledModel::gather(const Batch& batch, Modality kind) const {
+  Gathered out;
+  out.kind = kind;
+  check(batch.rows.count() == static_cast<int64_t>(batch.examples.size()),
+        "batch: {} samples but {} row segments", batch.examples.size(), batch.rows.count());
+  for (size_t s = 0; s < batch.examples.size(); ++s) {
+    const Example& example = batch.examples[s];
+    const int64_t base = batch.rows.begin(static_cast<int64_t>(s));
+    int64_t runs = 0, items = 0;
+    for (const Span& span : example.plan.spans) {
+      if (span.kind != kind) continue;
+      out.places.push_back({.start = base + span.start,
+                            .length = span.length,
+                            .kind = kind,
+                            .item = runs++,
+                            .sample = example.id});
+    }
+    for (size_t i = 0; i < example.inputs.size(); ++i) {
+      if (example.kinds[i] != kind) continue;
+      out.inputs.push_back(example.inputs[i]);
+      out.keys.push_back(i < example.media_keys.size() ? example.media_keys[i] : "");
+      ++items;
+    }
+    check<DataError>(runs == items, "sample {}: {} placeholder runs but {} {} items", example.id,
+                     runs, items, modality_name(kind));
+    out.per_sample.push_back(items);
+  }
+  return out;
+}
+
+Features CoupledModel::encode(const Gathered& items, const MediaPart& part, bool per_item,
+                              FeatureCache* cache) const {
+  if (coupled_trains(part.encoder->parameters()))
+    return part.encoder->forward(items.inputs, part.select, per_item);
+  const at::NoGradGuard no_graph;
+  if (!cache) return part.encoder->forward(items.inputs, part.select, per_item);
+
+  Features out;
+  std::vector<at::Tensor> rows(items.inputs.size());
+  std::vector<EncoderInput> missing;
+  std::vector<size_t> missing_at;
+  for (size_t i = 0; i < items.inputs.size(); ++i) {
+    out.items.push_back(part.encoder->layout(items.inputs[i], part.select));
+    if (!items.keys[i].empty()) rows[i] = cache->find(items.kind, items.keys[i]);
+    if (rows[i].defined()) continue;
+    missing.push_back(items.inputs[i]);
+    missing_at.push_back(i);
+  }
+  if (!missing.empty()) {
+    const Features fresh = part.encoder->forward(missing, part.select, per_item);
+    int64_t at = 0;
+    for (size_t j = 0; j < missing_at.size(); ++j) {
+      const size_t i = missing_at[j];
+      check(fresh.items[j] == out.items[i],
+            "sample {}: {} {}: the encoder gave other rows than it announced",
+            items.places[i].sample, modality_name(items.kind), items.places[i].item);
+      const int64_t end = at + fresh.items[j].rows();
+      rows[i] = fresh.rows_LE.slice(0, at, end);
+      at = end;
+      cache->insert(items.kind, items.keys[i], rows[i]);
+    }
+  }
+  out.rows_LE = at::cat(rows);
+  return out;
+}
+
+}  // namespace euromodal
