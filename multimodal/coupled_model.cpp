@@ -129,7 +129,7 @@ Features CoupledModel::encode(const Gathered& items, const MediaPart& part, bool
                               FeatureCache* cache) const {
   if (coupled_trains(part.encoder->parameters()))
     return part.encoder->forward(items.inputs, part.select, per_item);
-  const at::NoGradGuard no_graph;
+  const c10::NoGradGuard no_graph;
   if (!cache) return part.encoder->forward(items.inputs, part.select, per_item);
 
   Features out;

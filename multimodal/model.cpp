@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include "core/error.h"
 #include "core/files.h"
@@ -26,7 +27,7 @@ constexpr const char* kAdapters = "adapters.safetensors";
 
 /// Root mean square of all entries, in chunks of rows: the table may be larger than what is free.
 double model_embedding_rms(const at::Tensor& table_VD) {
-  const at::NoGradGuard no_graph;
+  const c10::NoGradGuard no_graph;
   double sum = 0.0;
   for (int64_t at = 0; at < table_VD.size(0); at += 4096) {
     const at::Tensor rows = table_VD.slice(0, at, at + 4096).to(at::kFloat);
