@@ -1,0 +1,27 @@
+// cuda_ops.h — the table through which operators reach their CUDA kernels. libeuromodal_cuda.so
+// fills it when `--device cuda` loads it; libeuromodal.so itself links no CUDA.
+#pragma once
+#include <tuple>
+
+#include <ATen/core/Tensor.h>
+
+namespace euromodal {
+
+struct CudaOps {
+  /// x_TD, weight_D (f32 or bf16, contiguous, on one CUDA device) -> y_TD, and 1/rms of each row
+  /// [T] f32.
+  std::tuple<at::Tensor, at::Tensor> (*rms_norm_forward)(const at::Tensor& x_TD,
+                                                         const at::Tensor& weight_D,
+                                                         double eps) = nullptr;
+  /// dy_TD and what forward saved -> dx_TD, dweight_D (same bits on every run).
+  std::tuple<at::Tensor, at::Tensor> (*rms_norm_backward)(const at::Tensor& dy_TD,
+                                                          const at::Tensor& x_TD,
+                                                          const at::Tensor& weight_D,
+                                                          const at::Tensor& inv_rms_T) = nullptr;
+};
+
+/// The loaded table; Error when a CUDA tensor reaches an operator before open_device("cuda").
+const CudaOps& cuda_ops();
+void set_cuda_ops(const CudaOps* ops);
+
+}  // namespace euromodal

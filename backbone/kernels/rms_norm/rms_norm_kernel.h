@@ -1,0 +1,42 @@
+// rms_norm_kernel.h — launchers of the RMSNorm kernels: raw pointers, stream last, no torch. T
+// rows, D width.
+#pragma once
+#include <cstdint>
+
+#include <cuda_runtime_api.h>
+
+namespace euromodal {
+
+enum class RmsNormType { kF32, kBf16 };
+
+struct RmsNormForwardArgs {
+  const void* x_TD;
+  const void* weight_D;
+  void* y_TD;
+  float* inv_rms_T;
+  int64_t rows, width;
+  float eps;
+  RmsNormType type;
+};
+
+/// Rows of partial sums of the weight gradient that rms_norm_backward needs as scratch:
+/// [kRmsNormPartials, D] f32.
+constexpr int64_t kRmsNormPartials = 64;
+
+struct RmsNormBackwardArgs {
+  const void* dy_TD;
+  const void* x_TD;
+  const void* weight_D;
+  const float* inv_rms_T;
+  void* dx_TD;
+  void* dweight_D;
+  float* partial_PD;  // [kRmsNormPartials, D] scratch
+  int64_t rows, width;
+  RmsNormType type;
+};
+
+cudaError_t rms_norm_forward(const RmsNormForwardArgs& args, cudaStream_t stream) noexcept;
+/// Sums in a fixed order: the same bits on every run.
+cudaError_t rms_norm_backward(const RmsNormBackwardArgs& args, cudaStream_t stream) noexcept;
+
+}  // namespace euromodal
