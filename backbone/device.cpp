@@ -101,4 +101,11 @@ at::Device open_device(const std::string& word) {
   return {at::kCUDA, static_cast<at::DeviceIndex>(index)};
 }
 
+void move_parameters(const std::vector<NamedTensor>& parameters, at::Device device) {
+  for (const NamedTensor& parameter : parameters) {
+    if (parameter.tensor.device() == device) continue;
+    parameter.tensor.set_data(parameter.tensor.detach().to(device));
+  }
+}
+
 }  // namespace euromodal

@@ -2,8 +2,11 @@
 // asked for. The same program runs on hosts with and without GPU.
 #pragma once
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
+
+#include "backbone/weights/safetensors.h"
 
 namespace euromodal {
 
@@ -14,5 +17,8 @@ constexpr int kCudaAbi = 1;
 /// LibTorch's CUDA part and ours, checks that the device exists; each fault is one Error that says
 /// what was tried and what to do. Call before any tensor work: LibTorch looks for CUDA once.
 at::Device open_device(const std::string& word);
+
+/// Moves parameters in place: every handle on them sees the tensor on `device`.
+void move_parameters(const std::vector<NamedTensor>& parameters, at::Device device);
 
 }  // namespace euromodal

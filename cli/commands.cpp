@@ -4,7 +4,9 @@
 namespace euromodal::cli {
 
 const std::vector<Command>& commands() {
-  static const std::vector<Command> table = {};
+  static const std::vector<Command> table = {
+      {"generate", "text completion of a prompt", &run_generate},
+  };
   return table;
 }
 

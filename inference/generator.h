@@ -25,6 +25,7 @@ struct GenerateOptions {
   double repetition_penalty = 1.0;
   int64_t no_repeat_ngram = 0;
   std::vector<int64_t> stop_ids;
+  std::function<bool()> interrupted;  // asked before every token: true ends the text there
 };
 
 struct GenerateTimings {
@@ -38,9 +39,15 @@ struct Generated {
   GenerateTimings timings;
 };
 
+/// Can these ids be a prompt? DataError: none at all, more than max_positions (names both numbers).
+void check_prompt_length(int64_t tokens, const LlamaConfig& config);
+/// DataError naming the first id that is not below the vocabulary's size.
+void check_token_ids(const std::vector<int64_t>& ids, const LlamaConfig& config);
+
 /// prompt_ids [T]: count as seen for the repetition rules; prompt_emb_TD [T, D]: what is prefilled
 /// (spliced media or llama.embed(ids)). on_token is called as each token is chosen (not with
-/// beams). DataError when T exceeds max_positions (names both) or T = 0; stops at max_positions.
+/// beams). Errors as check_prompt_length; the last token is one that follows max_positions
+/// positions.
 Generated generate(const Llama& llama, const std::vector<int64_t>& prompt_ids,
                    const at::Tensor& prompt_emb_TD, const GenerateOptions& options,
                    bool want_logits = false, const std::function<void(int64_t)>& on_token = {});

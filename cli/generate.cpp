@@ -1,0 +1,111 @@
+// generate.cpp — `euromodal generate`: text completion of a raw prompt, or of token ids.
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <ATen/ATen.h>
+#include <fmt/ranges.h>
+
+#include "backbone/device.h"
+#include "backbone/llama.h"
+#include "backbone/weights/tokenizer.h"
+#include "cli/commands.h"
+#include "cli/generation_flags.h"
+#include "cli/options.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "inference/generator.h"
+
+namespace euromodal::cli {
+
+namespace {
+
+/// "1,2,3": whole numbers with commas between, nothing else.
+std::vector<int64_t> parse_token_list(const std::string& text) {
+  check<UsageError>(!text.empty(), "--tokens: the list is empty; expected ids such as 1,2,3");
+  std::vector<int64_t> ids;
+  for (size_t at = 0; at <= text.size();) {
+    const size_t end = std::min(text.find(',', at), text.size());
+    const char* last = text.data() + end;
+    int64_t id = 0;
+    const auto [stop, error] = std::from_chars(text.data() + at, last, id);
+    const std::string word = text.substr(at, end - at);
+    check<UsageError>(error != std::errc::result_out_of_range, "--tokens: {} is out of range",
+                      word);
+    check<UsageError>(error == std::errc() && stop == last,
+                      "--tokens: expected whole numbers with commas between, got '{}'", word);
+    check<UsageError>(id >= 0, "--tokens: id {} is negative", word);
+    ids.push_back(id);
+    at = end + 1;
+  }
+  return ids;
+}
+
+/// A folder of weights alone still completes token ids.
+bool has_tokenizer(const std::filesystem::path& dir) {
+  return std::filesystem::exists(dir / "tokenizer.json") ||
+         std::filesystem::exists(dir / "tokenizer.model");
+}
+
+}  // namespace
+
+int run_generate(int argc, char** argv) {
+  Options parser("generate", "text completion of a prompt by a text model");
+  GenerationFlags flags;
+  std::string model, prompt, token_list;
+  parser.text("--model", &model, "DIR", "model folder", /*required=*/true);
+  parser.text("--prompt", &prompt, "TEXT",
+              "text to go on with; special tokens in it are recognised");
+  parser.text("--tokens", &token_list, "1,2,3", "token ids to go on with");
+  flags.declare(parser);
+  flags.declare_output(parser);
+  if (!parser.parse(argc, argv)) return 0;
+  flags.finish(parser);
+  check<UsageError>(parser.given("--prompt") != parser.given("--tokens"),
+                    "give either --prompt or --tokens");
+
+  // What is wrong with the words shows before any weight is read.
+  std::vector<int64_t> ids;
+  if (parser.given("--tokens")) ids = parse_token_list(token_list);
+  const size_t bad = find_invalid_utf8(prompt);
+  check<DataError>(bad == std::string::npos, "--prompt: not valid UTF-8 at byte {}", bad);
+  const LlamaConfig config = LlamaConfig::load(model);
+  std::shared_ptr<const Tokenizer> tokenizer;
+  if (parser.given("--prompt") || has_tokenizer(model)) tokenizer = Tokenizer::load(model);
+  if (parser.given("--prompt")) ids = tokenizer->encode(prompt, EncodeMode::kFull);
+  check_prompt_length(static_cast<int64_t>(ids.size()), config);
+  check_token_ids(ids, config);
+
+  const auto start = std::chrono::steady_clock::now();
+  const TextModel text_model = load_text_model(model, flags.dtype);
+  move_parameters(text_model.parameters, flags.device);
+  const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
+  flags.options.stop_ids = config.eos_ids;
+  const auto rows = Segments::one(static_cast<int64_t>(ids.size()));
+  const at::Tensor emb_TD =
+      text_model.llama->embed(at::tensor(ids, at::kLong).to(flags.device), rows);
+
+  std::optional<TokenPrinter> printer;
+  if (tokenizer && !flags.json) printer.emplace(tokenizer);
+  const Generated out = generate(*text_model.llama, ids, emb_TD, flags.options,
+                                 /*want_logits=*/!flags.dump_logits.empty(), [&](int64_t id) {
+                                   if (printer) printer->push(id);
+                                 });
+  if (printer && flags.options.beams > 1)  // beams are known only at the end
+    for (int64_t id : out.tokens) printer->push(id);
+  if (!flags.dump_logits.empty()) write_logits(flags.dump_logits, out.prompt_logits_TV);
+  if (flags.json) {
+    const std::string text = tokenizer ? generated_text(*tokenizer, out.tokens) : "";
+    std::puts(generated_json(out, text, load_time.count()).c_str());
+  } else if (printer) {
+    printer->finish();
+  } else {
+    std::puts(fmt::format("{}", fmt::join(out.tokens, ",")).c_str());
+  }
+  return 0;
+}
+
+}  // namespace euromodal::cli
