@@ -167,13 +167,15 @@ def make_corpus(root: Path, scale: float = 1.0, log=print) -> dict:
     concepts, sets = draw_concepts(), {}
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
-    with ProcessPoolExecutor(2) as pool:
+    # Speech in one process of its own: what espeak-ng says depends on what it said before, and the corpus must come out the same each time.
+    with ProcessPoolExecutor(1) as teller, ProcessPoolExecutor(2) as pool:
+        telling = teller.submit(speech_rows, concepts, root, scale)
         sets.update(picture_rows(concepts, root, pool, scale))
         phase(f"{sum(len(v) for v in sets.values())} pictures")
         clips = clip_rows(concepts, root, pool, scale)
         sets.update(clips)
         phase(f"{sum(len(v) for v in clips.values())} clips")
-    spoken, seconds = speech_rows(concepts, root, scale)
+        spoken, seconds = telling.result()
     sets.update(spoken)
     phase(f"{len(spoken['train/speech']) + len(spoken['heldout/speech'])} utterances, {seconds:.0f} s of speech")
     sets["train/text"] = training_rows(concepts, count_of(TEXT_ROWS, scale))
