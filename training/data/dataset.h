@@ -15,6 +15,7 @@ namespace euromodal {
 /// A record with the bytes of its media (views into mapped shards) in order of its media parts.
 struct Sample {
   int64_t index = -1;
+  std::string where;  // "shard-000000.tar:000000012" or "train.jsonl:13", for messages
   Record record;
   std::vector<MediaSource> media;
 };
@@ -27,14 +28,21 @@ class Dataset {
   static std::unique_ptr<Dataset> open(const std::filesystem::path& path);
   virtual ~Dataset() = default;
   virtual int64_t size() const = 0;
-  /// Thread safe. DataError names the sample.
+  /// Thread safe. DataError names the sample; a shard that was changed since it was indexed is
+  /// noticed by the hash of the sample's bytes.
   virtual Sample get(int64_t index) const = 0;
+  /// Rough number of token rows of a sample, from sizes alone, without decoding: what the loader
+  /// balances parts with. Thread safe, never throws for a bad sample (1 then), the same on every
+  /// rank.
+  virtual double cost(int64_t index) const = 0;
   virtual std::string name() const = 0;
   /// Text that changes when the data changes (for the run's record).
   virtual std::string fingerprint() const = 0;
 };
 
-/// Several data sets as one, each repeated `repeat` times (may be fractional) per epoch.
+/// Several data sets as one, each repeated `repeat` times per epoch. Of a fractional repeat the
+/// fraction is a fixed subset, spread over the data set, the same in every epoch (take a whole
+/// number where every sample must be seen). Sample::index is the index in the mixture.
 struct DatasetPart {
   std::unique_ptr<Dataset> data;
   double repeat = 1.0;
@@ -44,24 +52,31 @@ std::unique_ptr<Dataset> mix(std::vector<DatasetPart> parts);
 std::unique_ptr<Dataset> open_datasets(const Config& config, const std::string& key);
 
 /// Writes shards `NAME-000000.tar` of about `shard_bytes` from a JSONL file (media paths relative
-/// to it) and `index.json`; complete or absent.
+/// to it) and `index.json`; complete or absent; the same input gives the same bytes.
 struct BuildOptions {
   std::filesystem::path records;
   std::filesystem::path output;
   std::string name = "shard";
   int64_t shard_bytes = 100'000'000;
 };
-void build_shards(const BuildOptions& options);
-/// Makes `index.json` for the tar files of a folder. Bad samples are named in the log and counted.
-void index_shards(const std::filesystem::path& dir);
-/// Decodes every sample; returns the faults, one line each.
+struct BuildResult {
+  int64_t samples = 0, shards = 0, bad_samples = 0;
+};
+/// DataError naming the records (the first 20) when any is bad; UsageError when `output` exists and
+/// is no folder of shards.
+BuildResult build_shards(const BuildOptions& options);
+/// Makes `index.json` for the tar files of a folder (WebDataset: members that share the name up to
+/// the first dot are one sample, `stem.json` is its record). Bad samples are named in the log,
+/// counted and left out.
+BuildResult index_shards(const std::filesystem::path& dir);
+/// Reads every sample and decodes its media; returns the faults, one line each, in order of index.
 std::vector<std::string> check_dataset(const Dataset& data);
 
 /// Order of samples: a function of (seed, epoch, index) alone.
 class Sampler {
  public:
-  Sampler(int64_t size, uint64_t seed, bool shuffle)
-      : size_(size), seed_(seed), shuffle_(shuffle) {}
+  /// DataError unless size > 0.
+  Sampler(int64_t size, uint64_t seed, bool shuffle);
   /// The sample that stands at position `global` (0, 1, 2, ... over all epochs).
   int64_t at(int64_t global) const;
   int64_t epoch_of(int64_t global) const { return global / size_; }
