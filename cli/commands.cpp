@@ -6,6 +6,7 @@ namespace euromodal::cli {
 const std::vector<Command>& commands() {
   static const std::vector<Command> table = {
       {"generate", "text completion of a prompt", &run_generate},
+      {"data", "makes tar shards, indexes them, finds bad samples", &run_data},
   };
   return table;
 }

@@ -62,7 +62,7 @@ struct BuildOptions {
 struct BuildResult {
   int64_t samples = 0, shards = 0, bad_samples = 0;
 };
-/// DataError naming the records (the first 20) when any is bad; UsageError when `output` exists and
+/// DataError naming the records (the first 15) when any is bad; UsageError when `output` exists and
 /// is no folder of shards.
 BuildResult build_shards(const BuildOptions& options);
 /// Makes `index.json` for the tar files of a folder (WebDataset: members that share the name up to

@@ -1,0 +1,31 @@
+// shard_writer.h — one tar shard, written with libarchive; same members, same bytes.
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+
+struct archive;
+
+namespace euromodal {
+
+class ShardWriter {
+ public:
+  explicit ShardWriter(const std::filesystem::path& file);
+  ~ShardWriter();
+  ShardWriter(const ShardWriter&) = delete;
+  ShardWriter& operator=(const ShardWriter&) = delete;
+  /// DataError naming the shard when it cannot be written (disk full).
+  void add(const std::string& name, std::string_view bytes);
+  void close();
+  int64_t bytes() const { return bytes_; }  // of the members so far
+
+ private:
+  void require(int code) const;
+  std::filesystem::path file_;
+  archive* archive_ = nullptr;
+  int64_t bytes_ = 0;
+};
+
+}  // namespace euromodal
