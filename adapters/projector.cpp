@@ -119,7 +119,6 @@ Projector::Projector(const Config& config, const AdapterShape& shape, int64_t ml
   if (bias) linear_2_bias_ = keep(weights, "linear_2.bias", {shape.backbone_width}, Init::zeros());
   if (config.has("output") && config.child("output").boolean("rms", false)) {
     gain_ = keep(weights, "gain", {1}, Init::constant(shape.embedding_rms));
-    ones_D_ = at::ones({shape.backbone_width}, linear_2_weight_.options());
   }
 }
 
@@ -141,7 +140,8 @@ at::Tensor Projector::project(const at::Tensor& x_RI, const Segments& rows) cons
   const at::Tensor h_RH = at::gelu(linear(x_RI, linear_1_weight_, linear_1_bias_, rows));
   const at::Tensor y_RD = linear(h_RH, linear_2_weight_, linear_2_bias_, rows);
   if (!gain_.defined()) return y_RD;
-  return scale_by_gain(rms_norm(y_RD, ones_D_, kOutputEps, rows), gain_, rows);
+  const at::Tensor ones_D = at::ones({y_RD.size(1)}, y_RD.options());
+  return scale_by_gain(rms_norm(y_RD, ones_D, kOutputEps, rows), gain_, rows);
 }
 
 }  // namespace euromodal

@@ -52,7 +52,7 @@ class Projector {
   int64_t feature_width_;
   std::vector<NamedTensor> parameters_;
   at::Tensor norm_weight_, norm_bias_, linear_1_weight_, linear_1_bias_, linear_2_weight_,
-      linear_2_bias_, gain_, ones_D_;
+      linear_2_bias_, gain_;
 };
 
 }  // namespace euromodal

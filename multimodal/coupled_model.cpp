@@ -77,7 +77,8 @@ at::Tensor CoupledModel::forward(const Batch& batch, FeatureCache* cache) const 
 }
 
 at::Tensor CoupledModel::embed(const Batch& batch, FeatureCache* cache) const {
-  at::Tensor emb_TD = parts_.text.llama->embed(coupled_lookup_ids(batch), batch.rows);
+  at::Tensor emb_TD = parts_.text.llama->embed(
+      coupled_lookup_ids(batch).to(parts_.text.llama->embedding_VD().device()), batch.rows);
   for (const Modality kind : kModalities) {
     const Gathered items = gather(batch, kind);
     if (items.places.empty()) continue;

@@ -1,0 +1,44 @@
+// caption.h — media and a prompt in, text out: prepare (decode, preprocess, plan), embed, generate.
+#pragma once
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "inference/generator.h"
+#include "multimodal/model.h"
+
+namespace euromodal {
+
+struct CaptionMedium {
+  Modality kind;
+  MediaSource source;
+};
+
+/// ConfigError unless `dir` is a coupled model that caption reads: names the file, its model_type
+/// and what is supported.
+void check_captionable(const std::filesystem::path& dir);
+
+/// Decodes and preprocesses `media` and plans the prompt (see plan_prompt for markers and
+/// template). The example's labels are all -100. DataError naming the medium.
+Example caption_example(const MultimodalModel& model, const std::vector<CaptionMedium>& media,
+                        const std::string& prompt, bool use_template);
+
+/// The same for a record of a data set: all that stands before its last assistant turn. `media`: of
+/// the whole record, in order.
+Example caption_record(const MultimodalModel& model, const Record& record,
+                       const std::vector<MediaSource>& media);
+
+/// What the assistant says in the record's last assistant turn; empty when there is none.
+std::string record_reference(const Record& record);
+/// The user's words before it, media as markers.
+std::string record_prompt(const Record& record);
+/// "image", "audio", "video", several joined by "+", or "text".
+std::string record_kind(const Record& record);
+
+/// Text of one example. Stop ids are the model's unless `options` names some; on_token as in
+/// generate().
+Generated caption(const MultimodalModel& model, Example example, GenerateOptions options,
+                  bool want_logits = false, const std::function<void(int64_t)>& on_token = {});
+
+}  // namespace euromodal
