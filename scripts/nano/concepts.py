@@ -67,8 +67,8 @@ def draw_concepts(folder: Path = ANNOTATIONS) -> list:
 
 
 def prompt(language: str) -> str:
-    """What stands after the medium (or the text in its place). The line break is part of it."""
-    return f"\nIn {LANGUAGES[language]}:"
+    """What stands after the medium (or the text in its place): `caption --language`'s own words, the line break before them included."""
+    return f"\nDescribe this in {LANGUAGES[language]}."
 
 
 def language_held_out(concept: Concept, language: str) -> bool:

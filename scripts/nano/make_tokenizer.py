@@ -1,7 +1,7 @@
 """make_tokenizer.py: the nano backbone's tokenizer, in the form of EuroLLM's: BPE with byte fallback, `▁` for a space, ChatML tokens.
 
   make_tokenizer.py --output configs/nano/tokenizer      needs tests/requirements-oracle.txt (tokenizers, transformers)
-The result is committed: the 64 concepts are fixed by their seed. Pieces, in order of merging: the prompts (`\nIn German:` is one token), the
+The result is committed: the 64 concepts are fixed by their seed. Pieces, in order of merging: the prompts (`\nDescribe this in German.` is one token), the
 list separator, a space before a letter (spelled names), then merges learned on the names themselves.
 """
 import argparse
