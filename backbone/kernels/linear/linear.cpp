@@ -1,0 +1,56 @@
+// linear.cpp — checks and autograd of y = x Wᵀ + b; the products themselves are in matmul.cpp.
+#include "backbone/kernels/linear/linear.h"
+
+#include <ATen/ATen.h>
+
+#include "backbone/kernels/autograd.h"
+#include "backbone/kernels/checks.h"
+#include "backbone/kernels/matmul.h"
+
+namespace euromodal {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct LinearFunction final : torch::autograd::Function<LinearFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TI,
+                            const at::Tensor& weight_OI, const at::Tensor& bias_O,
+                            const Segments& rows) {
+    // a frozen weight needs no input, an input without gradient no weight
+    ctx->save_for_backward({weight_OI.requires_grad() ? x_TI : at::Tensor(),
+                            x_TI.requires_grad() ? weight_OI : at::Tensor()});
+    save_segments(ctx, rows);
+    return rows_matmul(x_TI, weight_OI.t(), bias_O, rows);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const Segments rows = saved_segments(ctx);
+    const at::Tensor dy_TO = grads[0].contiguous();
+    at::Tensor dx_TI, dw_OI, db_O;
+    if (ctx->needs_input_grad(0)) dx_TI = rows_matmul(dy_TO, saved[1], {}, rows);
+    if (ctx->needs_input_grad(1)) dw_OI = rows_outer(dy_TO, saved[0], rows);
+    if (ctx->needs_input_grad(2)) db_O = rows_sum(dy_TO, rows);
+    return {dx_TI, dw_OI, db_O, at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor linear(const at::Tensor& x_TI, const at::Tensor& weight_OI, const at::Tensor& bias_O,
+                  const Segments& rows) {
+  check_shape(x_TI, {-1, -1}, "linear", "x_TI");
+  check_shape(weight_OI, {-1, x_TI.size(1)}, "linear", "weight_OI");
+  check_like(weight_OI, x_TI, "linear", "weight_OI");
+  if (bias_O.defined()) {
+    check_shape(bias_O, {weight_OI.size(0)}, "linear", "bias_O");
+    check_like(bias_O, x_TI, "linear", "bias_O");
+  }
+  if (rows.per_sample) check_segments(rows, x_TI.size(0), "linear");
+  if (!needs_graph(x_TI, weight_OI, bias_O)) return rows_matmul(x_TI, weight_OI.t(), bias_O, rows);
+  return LinearFunction::apply(x_TI, weight_OI, bias_O, rows);
+}
+
+}  // namespace euromodal

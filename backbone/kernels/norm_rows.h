@@ -1,0 +1,35 @@
+// norm_rows.h — the row loops of RMS norm and layer norm, forward and backward. T rows of width D;
+// a row's bits depend on nothing but the row.
+#pragma once
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+
+#include "backbone/kernels/segments.h"
+
+namespace euromodal {
+
+struct NormForward {
+  at::Tensor y_TD;
+  at::Tensor stats_T2;  // [T, 2] mean (0 for RMS norm) and 1 / deviation, f32 (f64 for f64)
+};
+
+struct NormGrads {
+  at::Tensor dx_TD, dweight_D, dbias_D;  // undefined where not asked for
+};
+
+struct NormWanted {
+  bool dx = false, dweight = false, dbias = false;
+};
+
+/// centre: layer norm (mean taken off, bias added, rounded once at the end). Otherwise RMS norm:
+/// the normalised row is rounded to the dtype before it is multiplied by the weight.
+NormForward norm_forward(const at::Tensor& x_TD, const at::Tensor& weight_D,
+                         const at::Tensor& bias_D, double eps, bool centre);
+
+/// Weight and bias gradients are summed in row order; with rows.per_sample sample by sample.
+NormGrads norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& weight_D,
+                        const at::Tensor& stats_T2, bool centre, const Segments& rows,
+                        NormWanted wanted);
+
+}  // namespace euromodal

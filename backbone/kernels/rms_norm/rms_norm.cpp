@@ -1,0 +1,48 @@
+// rms_norm.cpp — checks and autograd of RMS norm; the loops are in norm_rows.cpp.
+#include "backbone/kernels/rms_norm/rms_norm.h"
+
+#include <ATen/ATen.h>
+
+#include "backbone/kernels/autograd.h"
+#include "backbone/kernels/checks.h"
+#include "backbone/kernels/norm_rows.h"
+
+namespace euromodal {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct RmsNormFunction final : torch::autograd::Function<RmsNormFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TD,
+                            const at::Tensor& weight_D, double eps, const Segments& rows) {
+    const NormForward out = norm_forward(x_TD, weight_D, {}, eps, /*centre=*/false);
+    ctx->save_for_backward({x_TD, weight_D, out.stats_T2});
+    save_segments(ctx, rows);
+    return out.y_TD;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const NormWanted wanted{ctx->needs_input_grad(0), ctx->needs_input_grad(1), false};
+    const NormGrads g = norm_backward(grads[0], saved[0], saved[1], saved[2], /*centre=*/false,
+                                      saved_segments(ctx), wanted);
+    return {g.dx_TD, g.dweight_D, at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor rms_norm(const at::Tensor& x_TD, const at::Tensor& weight_D, double eps,
+                    const Segments& rows) {
+  check_shape(x_TD, {-1, -1}, "rms_norm", "x_TD");
+  check_shape(weight_D, {x_TD.size(1)}, "rms_norm", "weight_D");
+  check_like(weight_D, x_TD, "rms_norm", "weight_D");
+  if (rows.per_sample) check_segments(rows, x_TD.size(0), "rms_norm");
+  if (!needs_graph(x_TD, weight_D))
+    return norm_forward(x_TD, weight_D, {}, eps, /*centre=*/false).y_TD;
+  return RmsNormFunction::apply(x_TD, weight_D, eps, rows);
+}
+
+}  // namespace euromodal

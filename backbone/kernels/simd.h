@@ -1,0 +1,71 @@
+// simd.h — what the CPU kernels share: clones of a function for wider vector units chosen at load
+// time, an exponential that vectorises, and one switch over the floating dtypes.
+#pragma once
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+#include <ATen/core/Tensor.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include "core/error.h"
+
+// Compiled three times on x86-64, the best one is picked when the library is loaded; the program
+// itself stays runnable on any x86-64. The resolvers run before a sanitizer is ready, hence not
+// under one.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && \
+    !defined(__SANITIZE_ADDRESS__)
+#define EM_CPU_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define EM_CPU_CLONES
+#endif
+
+namespace euromodal {
+
+/// The type sums run in: double for double, else float.
+template <typename T>
+using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+/// e^x in float without a call, so that loops over it vectorise: 2^n times a polynomial on
+/// [-ln2/2, ln2/2]; relative error below 2e-7. Below -87 the result is 0, above 88 it stays at
+/// e^88.
+[[gnu::always_inline]] inline float fast_exp(float x) {
+  const float clamped = x < -87.0f ? -87.0f : (x > 88.0f ? 88.0f : x);
+  constexpr float kRound = 12582912.0f;  // 1.5 · 2^23: adding it leaves the nearest integer
+  const float shifted = clamped * 1.44269504088896341f + kRound;
+  const float n = shifted - kRound;
+  const float r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  const float y = (p * r) * r + r + 1.0f;
+  const int32_t bits = (std::bit_cast<int32_t>(shifted) - 0x4B400000 + 127) << 23;
+  const float result = y * std::bit_cast<float>(bits);
+  return x < -87.0f ? 0.0f : result;
+}
+[[gnu::always_inline]] inline double fast_exp(double x) { return std::exp(x); }
+
+/// Calls f(T{}) with the C++ type of a floating dtype.
+template <typename F>
+void for_float_dtype(at::ScalarType dtype, const char* op, F&& f) {
+  switch (dtype) {
+    case at::kFloat:
+      return f(float{});
+    case at::kBFloat16:
+      return f(c10::BFloat16{});
+    case at::kHalf:
+      return f(c10::Half{});
+    case at::kDouble:
+      return f(double{});
+    default:
+      throw Error("{}: dtype is {}, expected float32, bfloat16, float16 or float64", op,
+                  c10::toString(dtype));
+  }
+}
+
+}  // namespace euromodal
