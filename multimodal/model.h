@@ -15,6 +15,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
@@ -29,16 +30,17 @@
 namespace euromodal {
 
 /// Caches frozen features by media key, bounded in bytes; lookups return an undefined tensor on a
-/// miss.
+/// miss. What is in it stays. Thread safe.
 class FeatureCache {
  public:
   explicit FeatureCache(int64_t max_bytes) : max_bytes_(max_bytes) {}
   at::Tensor find(Modality kind, const std::string& key) const;
   void insert(Modality kind, const std::string& key, const at::Tensor& rows_LE);
-  int64_t bytes() const { return bytes_; }
+  int64_t bytes() const;
 
  private:
   int64_t max_bytes_, bytes_ = 0;
+  mutable std::mutex mutex_;
   std::map<std::pair<Modality, std::string>, at::Tensor> rows_;
 };
 

@@ -21,9 +21,8 @@ namespace euromodal {
 struct LossSums {
   at::Tensor loss_sum;  // scalar f32 with graph
   double count = 0.0;   // valid tokens (next token), samples (classification, CTC)
-  std::map<std::string, std::pair<double, double>>
-      metrics;  // name -> {sum, count}; per-modality losses, accuracy. No host sync: filled after
-                // backward by finish()
+  /// name -> {sum, count}: per-kind losses, accuracy; divided by the trainer where it logs.
+  std::map<std::string, std::pair<double, double>> metrics;
 };
 
 class Objective {
@@ -32,7 +31,9 @@ class Objective {
   /// Worker side: sample -> example; augmentation from `rng` (keyed by seed, epoch, sample) only
   /// when `training`.
   virtual Example prepare(const Sample& sample, const Rng& rng, bool training) const = 0;
-  virtual LossSums loss(const Batch& batch) = 0;
+  /// Sums over the batch, with graph when gradients are on. `training` false: validation, which may
+  /// add costlier metrics (character error rate).
+  virtual LossSums loss(const Batch& batch, bool training) = 0;
   /// Every parameter by name; the trainer sets requires_grad by the config's `trainable` patterns.
   virtual const std::vector<NamedTensor>& parameters() const = 0;
   /// The trained model as a folder that inference and later stages read.

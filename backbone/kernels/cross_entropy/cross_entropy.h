@@ -15,6 +15,7 @@ struct CrossEntropyArgs {
   at::Tensor row_weight_R;  // [R] f32 or undefined (all 1)
   double label_smoothing = 0.0;
   int64_t chunk_rows = 1024;
+  at::Tensor* row_loss_R = nullptr;  // when given: receives the detached per-row losses [R] f32
 };
 
 /// Sum (not mean) over rows of row_weight · -log softmax(hidden Wᵀ)[label], a scalar f32 (f64 for
