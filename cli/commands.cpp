@@ -7,6 +7,7 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> table = {
       {"generate", "text completion of a prompt", &run_generate},
       {"data", "makes tar shards, indexes them, finds bad samples", &run_data},
+      {"chat", "interactive chat with the model's template", &run_chat},
   };
   return table;
 }
