@@ -1,5 +1,6 @@
 // chat.cpp — `euromodal chat`: a conversation on the terminal or through a pipe, with the model's
 // chat template. Answers go to stdout as they come; everything else to stderr.
+#include <algorithm>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -226,8 +227,9 @@ int run_chat(int argc, char** argv) {
   flags.options.stop_ids = model.llama().config().eos_ids;
   // A base model's configuration may not name the end of a ChatML turn.
   const auto turn_end = model.context().tokenizer->id_of("<|im_end|>");
-  if (turn_end && model.context().tokenizer->is_special(*turn_end))
-    flags.options.stop_ids.push_back(*turn_end);
+  auto& stops = flags.options.stop_ids;
+  if (turn_end && std::find(stops.begin(), stops.end(), *turn_end) == stops.end())
+    stops.push_back(*turn_end);
 
   Conversation conversation(model, flags.options, system);
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
