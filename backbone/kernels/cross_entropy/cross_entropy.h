@@ -15,11 +15,14 @@ struct CrossEntropyArgs {
   at::Tensor row_weight_R;  // [R] f32 or undefined (all 1)
   double label_smoothing = 0.0;
   int64_t chunk_rows = 1024;
-  at::Tensor* row_loss_R = nullptr;  // when given: receives the detached per-row losses [R] f32
+  at::Tensor* row_loss_R = nullptr;  // where given: receives the weighted losses [R] f32, detached
 };
 
 /// Sum (not mean) over rows of row_weight · -log softmax(hidden Wᵀ)[label], a scalar f32 (f64 for
-/// f64). Differentiable in hidden and weight. rows: the samples of the R rows, for per_sample.
+/// f64). Differentiable in hidden and weight. rows: the samples of the R rows, for per_sample:
+/// then loss and gradients are summed sample by sample (the gradients before they are multiplied by
+/// the gradient of the loss, so bits agree with separate backward calls when that is 1).
+/// Label smoothing as torch's cross_entropy: (1 - e) · nll + e / V · sum of -log p.
 at::Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Segments& rows);
 
 }  // namespace euromodal

@@ -1,0 +1,113 @@
+// swiglu.cpp — silu(gate) · up in one pass. Rounding as Hugging Face's LlamaMLP: silu is rounded to
+// the dtype before the product. With s = sigmoid(g): dg = dy · u · s · (1 + g · (1 - s)), du = dy ·
+// g · s.
+#include "backbone/kernels/swiglu/swiglu.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "backbone/kernels/autograd.h"
+#include "backbone/kernels/checks.h"
+#include "backbone/kernels/simd.h"
+
+namespace euromodal {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t kSwigluGrain = 16384;
+
+template <typename T>
+struct SwigluArgs {
+  const T *gate, *up, *dy;  // dy: null in the forward pass
+  T *y, *dgate, *dup;
+  int64_t begin, end;
+};
+
+template <typename T>
+[[gnu::always_inline]] inline void swiglu_forward_range(const SwigluArgs<T>& a) {
+  using A = Acc<T>;
+#pragma omp simd
+  for (int64_t i = a.begin; i < a.end; ++i) {
+    const A g = static_cast<A>(a.gate[i]);
+    const T silu = static_cast<T>(g / (A(1) + fast_exp(-g)));
+    a.y[i] = static_cast<T>(static_cast<A>(silu) * static_cast<A>(a.up[i]));
+  }
+}
+
+template <typename T>
+[[gnu::always_inline]] inline void swiglu_backward_range(const SwigluArgs<T>& a) {
+  using A = Acc<T>;
+#pragma omp simd
+  for (int64_t i = a.begin; i < a.end; ++i) {
+    const A g = static_cast<A>(a.gate[i]), dy = static_cast<A>(a.dy[i]);
+    const A sigmoid = A(1) / (A(1) + fast_exp(-g));
+    a.dgate[i] =
+        static_cast<T>(dy * static_cast<A>(a.up[i]) * sigmoid * (A(1) + g * (A(1) - sigmoid)));
+    a.dup[i] = static_cast<T>(dy * (g * sigmoid));
+  }
+}
+
+EM_CPU_CLONES void swiglu_run_forward(const SwigluArgs<float>& a) { swiglu_forward_range(a); }
+EM_CPU_CLONES void swiglu_run_forward(const SwigluArgs<c10::BFloat16>& a) {
+  swiglu_forward_range(a);
+}
+void swiglu_run_forward(const SwigluArgs<c10::Half>& a) { swiglu_forward_range(a); }
+void swiglu_run_forward(const SwigluArgs<double>& a) { swiglu_forward_range(a); }
+EM_CPU_CLONES void swiglu_run_backward(const SwigluArgs<float>& a) { swiglu_backward_range(a); }
+EM_CPU_CLONES void swiglu_run_backward(const SwigluArgs<c10::BFloat16>& a) {
+  swiglu_backward_range(a);
+}
+void swiglu_run_backward(const SwigluArgs<c10::Half>& a) { swiglu_backward_range(a); }
+void swiglu_run_backward(const SwigluArgs<double>& a) { swiglu_backward_range(a); }
+
+at::Tensor swiglu_forward(const at::Tensor& gate_TF, const at::Tensor& up_TF) {
+  const at::Tensor gate = gate_TF.contiguous(), up = up_TF.contiguous();
+  at::Tensor y_TF = at::empty(gate.sizes(), gate.options());
+  for_float_dtype(gate.scalar_type(), "swiglu", [&](auto zero) {
+    using T = decltype(zero);
+    at::parallel_for(0, gate.numel(), kSwigluGrain, [&](int64_t begin, int64_t end) {
+      swiglu_run_forward(SwigluArgs<T>{gate.const_data_ptr<T>(), up.const_data_ptr<T>(), nullptr,
+                                       y_TF.mutable_data_ptr<T>(), nullptr, nullptr, begin, end});
+    });
+  });
+  return y_TF;
+}
+
+struct SwigluFunction final : torch::autograd::Function<SwigluFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_TF,
+                            const at::Tensor& up_TF) {
+    ctx->save_for_backward({gate_TF, up_TF});
+    return swiglu_forward(gate_TF, up_TF);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor gate = saved[0].contiguous(), up = saved[1].contiguous();
+    const at::Tensor dy = grads[0].contiguous();
+    const at::Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
+    for_float_dtype(gate.scalar_type(), "swiglu", [&](auto zero) {
+      using T = decltype(zero);
+      at::parallel_for(0, gate.numel(), kSwigluGrain, [&](int64_t begin, int64_t end) {
+        swiglu_run_backward(SwigluArgs<T>{
+            gate.const_data_ptr<T>(), up.const_data_ptr<T>(), dy.const_data_ptr<T>(), nullptr,
+            dgate.mutable_data_ptr<T>(), dup.mutable_data_ptr<T>(), begin, end});
+      });
+    });
+    return {dgate, dup};
+  }
+};
+
+}  // namespace
+
+at::Tensor swiglu(const at::Tensor& gate_TF, const at::Tensor& up_TF) {
+  check_shape(gate_TF, {-1, -1}, "swiglu", "gate_TF");
+  check_shape(up_TF, gate_TF.sizes(), "swiglu", "up_TF");
+  check_like(up_TF, gate_TF, "swiglu", "up_TF");
+  if (!needs_graph(gate_TF, up_TF)) return swiglu_forward(gate_TF, up_TF);
+  return SwigluFunction::apply(gate_TF, up_TF);
+}
+
+}  // namespace euromodal
