@@ -8,6 +8,7 @@ const std::vector<Command>& commands() {
       {"generate", "text completion of a prompt", &run_generate},
       {"data", "makes tar shards, indexes them, finds bad samples", &run_data},
       {"chat", "interactive chat with the model's template", &run_chat},
+      {"train", "trains adapters, encoders or a backbone from a YAML file", &run_train},
   };
   return table;
 }

@@ -2,8 +2,8 @@
 // summed losses. One trainer serves every objective.
 #pragma once
 #include <filesystem>
-#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -17,31 +17,43 @@
 
 namespace euromodal {
 
+/// A figure of the log as a sum and what to divide it by. `sum` is a detached scalar that the
+/// trainer reads after backward (no host sync in the loss).
+struct Metric {
+  std::string name;  // "loss_image", "accuracy", "cer"
+  at::Tensor sum;
+  double count = 0.0;
+};
+
 /// Sums over a batch; divided once, after the all-reduce over ranks and parts.
 struct LossSums {
-  at::Tensor loss_sum;  // scalar f32 with graph
+  at::Tensor loss_sum;  // scalar f32, with graph in training; undefined when count is 0
   double count = 0.0;   // valid tokens (next token), samples (classification, CTC)
-  /// name -> {sum, count}: per-kind losses, accuracy; divided by the trainer where it logs.
-  std::map<std::string, std::pair<double, double>> metrics;
+  std::vector<Metric> metrics;
 };
 
 class Objective {
  public:
   virtual ~Objective() = default;
-  /// Worker side: sample -> example; augmentation from `rng` (keyed by seed, epoch, sample) only
-  /// when `training`.
+  /// Worker side, thread safe: sample -> example; augmentation from `rng` (keyed by seed and global
+  /// position) only when `training`. DataError naming what is wrong with the sample.
   virtual Example prepare(const Sample& sample, const Rng& rng, bool training) const = 0;
-  /// Sums over the batch, with graph when gradients are on. `training` false: validation, which may
-  /// add costlier metrics (character error rate).
+  /// `training`: with graph; else validation, with the figures that cost more (error rates).
   virtual LossSums loss(const Batch& batch, bool training) = 0;
   /// Every parameter by name; the trainer sets requires_grad by the config's `trainable` patterns.
   virtual const std::vector<NamedTensor>& parameters() const = 0;
-  /// The trained model as a folder that inference and later stages read.
+  /// Called once, when it is known which parameters are trained: further handles on parameters
+  /// whose gradients are summed apart (flat_buffer.h); empty for most.
+  virtual std::vector<NamedTensor> make_aliases() { return {}; }
+  /// The mean loss of a model that knows nothing, where the weights are pretrained: a first loss
+  /// near it means that they were loaded wrongly. Nothing for drawn weights.
+  virtual std::optional<double> chance_loss() const { return std::nullopt; }
+  /// The trained model as a folder that inference and later stages read; complete or absent.
   virtual void save_model(const std::filesystem::path& dir) const = 0;
 };
 
 /// `objective: {type: next_token | classification | ctc, ...}`; a registry in
-/// objectives/registry.cpp, one line each.
+/// objectives/registry.cpp, one line each. Reads every key below `config`.
 std::unique_ptr<Objective> make_objective(const Config& config, uint64_t seed, bool deterministic);
 
 }  // namespace euromodal

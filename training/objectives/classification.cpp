@@ -1,83 +1,147 @@
-// classification.cpp — an encoder learns to name classes from the mean of its rows: `classes: FILE`
-// (one label a line), the class of a sample is its record's `label`. N samples, C classes.
+// classification.cpp — see classification.h. S items of a batch, L their feature rows, E encoder
+// width, C classes.
+#include "training/objectives/classification.h"
+
 #include <map>
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
-#include "training/objectives/encoder_head.h"
+#include "backbone/kernels/linear/linear.h"
+#include "core/files.h"
+#include "encoders/preprocess/augment.h"
+#include "training/data/datasets.h"
+#include "training/objectives/media_inputs.h"
 
 namespace euromodal {
+
 namespace {
 
-class Classification final : public EncoderHead {
+class Classification final : public Objective {
  public:
-  Classification(const Config& config, const ObjectiveOptions& options,
-                 const std::vector<std::string>& classes)
-      : EncoderHead(config, options, static_cast<int64_t>(classes.size())),
-        smoothing_(config.f64("label_smoothing", 0.0)) {
-    check<ConfigError>(smoothing_ >= 0.0 && smoothing_ < 1.0, "{}: {} is outside [0, 1)",
-                       config.where("label_smoothing"), smoothing_);
-    for (size_t i = 0; i < classes.size(); ++i) {
-      check<ConfigError>(classes_.emplace(classes[i], static_cast<int64_t>(i)).second,
-                         "{}: '{}' stands twice", config.where("classes"), classes[i]);
+  Classification(const Config& config, uint64_t seed, bool deterministic)
+      : encoder_(make_objective_encoder(config.child("encoder"), seed)),
+        labels_(read_labels(config.path("classes"))),
+        head_(Weights::random(seed, at::kFloat)),
+        label_smoothing_(config.f64("label_smoothing", 0.0)),
+        deterministic_(deterministic),
+        inputs_(config.i64("input_cache_mb", 512) * 1'000'000) {
+    check<ConfigError>(label_smoothing_ >= 0.0 && label_smoothing_ < 1.0,
+                       "{}: expected a number in [0, 1), got {}", config.where("label_smoothing"),
+                       label_smoothing_);
+    if (config.has("augment")) {
+      const Config augment = config.child("augment");
+      check<ConfigError>(encoder_->modality() != Modality::kAudio,
+                         "{}: brightness and noise are for pictures, the encoder takes sound",
+                         augment.where());
+      augment_ = {augment.f64("brightness", 0.0), augment.f64("noise", 0.0)};
+      check<ConfigError>(augment_.brightness >= 0.0 && augment_.noise >= 0.0,
+                         "{}: expected numbers of at least 0", augment.where());
     }
+    for (size_t c = 0; c < labels_.size(); ++c) class_of_[labels_[c]] = static_cast<int64_t>(c);
+    const auto C = static_cast<int64_t>(labels_.size());
+    weight_CE_ = head_.take("head.weight", {C, encoder_->width()}, Init::normal(0.02));
+    bias_C_ = head_.take("head.bias", {C}, Init::zeros());
+    for (const NamedTensor& p : encoder_->parameters())
+      parameters_.push_back({"encoder." + p.name, p.tensor});
+    for (const NamedTensor& p : head_.taken()) parameters_.push_back(p);
   }
 
   Example prepare(const Sample& sample, const Rng& rng, bool training) const override {
-    const auto it = classes_.find(sample.record.label);
-    check<DataError>(it != classes_.end(), "sample {}: label '{}' is not one of the {} classes",
-                     sample.record.id, sample.record.label, classes_.size());
-    Example out = prepare_medium(sample, rng, training);
-    out.target = {it->second};
+    Example out;
+    out.id = sample.record.id;
+    out.index = sample.index;
+    const size_t item = only_media(sample, *encoder_);
+    const auto found = class_of_.find(sample.record.label);
+    check<DataError>(found != class_of_.end(), "label \"{}\" is none of the {} classes",
+                     sample.record.label, labels_.size());
+    out.target = {found->second};
+    out.kinds = {encoder_->modality()};
+    EncoderInput input =
+        inputs_.get(*encoder_, *media_refs(sample.record)[item], sample.media[item]);
+    if (training && (augment_.brightness > 0.0 || augment_.noise > 0.0))
+      input = image_augment(input, augment_, rng.fork("image_augment"));
+    out.inputs.push_back(std::move(input));
     return out;
   }
 
   LossSums loss(const Batch& batch, bool) override {
-    const auto [rows_LE, samples] = encode(batch);
-    std::vector<at::Tensor> means;
-    if (same_length(samples)) {  // pictures: one reduction for all
-      means.push_back(rows_LE.view({samples.count(), samples.length(0), rows_LE.size(1)}).mean(1));
-    } else {
-      for (int64_t s = 0; s < samples.count(); ++s)
-        means.push_back(
-            rows_LE.narrow(0, samples.begin(s), samples.length(s)).mean(0, /*keepdim=*/true));
-    }
-    const Segments one_each = Segments::from_lengths(std::vector<int64_t>(batch.examples.size(), 1),
-                                                     batch.rows.per_sample);
-    const at::Tensor logits_NC = head(at::cat(means), one_each).to(at::kFloat);
-    std::vector<int64_t> target;
-    for (const Example& example : batch.examples) target.push_back(example.target.front());
-    const at::Tensor target_N = at::tensor(target, at::kLong);
-    const at::Tensor log_NC = at::log_softmax(logits_NC, 1);
-    const at::Tensor nll_N =
-        -((1.0 - smoothing_) * log_NC.gather(1, target_N.unsqueeze(1)).squeeze(1) +
-          smoothing_ * log_NC.mean(1));
     LossSums out;
-    out.loss_sum = nll_N[0];
-    for (int64_t n = 1; n < nll_N.size(0); ++n)
-      out.loss_sum = out.loss_sum + nll_N[n];  // in sample order: the same bits packed or not
-    out.count = static_cast<double>(target.size());
-    out.metrics["accuracy"] = {logits_NC.argmax(1).eq(target_N).sum().item<double>(), out.count};
+    const auto S = static_cast<int64_t>(batch.examples.size());
+    if (S == 0) return out;
+    std::vector<EncoderInput> inputs;
+    std::vector<int64_t> targets;
+    for (const Example& example : batch.examples) {
+      inputs.push_back(example.inputs.at(0));
+      targets.push_back(example.target.at(0));
+    }
+    const Features features = encoder_->forward(inputs, FeatureSelect{}, deterministic_);
+    const Segments items =
+        Segments::from_lengths(std::vector<int64_t>(inputs.size(), 1), batch.rows.per_sample);
+    const at::Tensor logits_SC = linear(pool(features).to(at::kFloat), weight_CE_, bias_C_, items);
+    const at::Tensor log_p_SC = at::log_softmax(logits_SC, 1);
+    const at::Tensor target_S1 = at::tensor(targets, at::kLong).view({S, 1});
+    at::Tensor loss_S = -log_p_SC.gather(1, target_S1).view({S}) * (1.0 - label_smoothing_);
+    if (label_smoothing_ > 0.0) loss_S = loss_S - log_p_SC.mean(1) * label_smoothing_;
+    out.loss_sum = loss_S.sum();
+    out.count = static_cast<double>(S);
+    const c10::NoGradGuard no_graph;
+    out.metrics.push_back(
+        {"accuracy", logits_SC.argmax(1).eq(target_S1.view({S})).sum(at::kFloat), out.count});
     return out;
   }
 
- private:
-  static bool same_length(const Segments& samples) {
-    for (int64_t s = 1; s < samples.count(); ++s) {
-      if (samples.length(s) != samples.length(0)) return false;
-    }
-    return samples.count() > 0;
+  const std::vector<NamedTensor>& parameters() const override { return parameters_; }
+
+  void save_model(const std::filesystem::path& dir) const override {
+    AtomicFolder folder(dir);
+    encoder_->save(folder.path());
+    save_safetensors(folder.path() / "head.safetensors",
+                     {{"head.weight", weight_CE_.detach()}, {"head.bias", bias_C_.detach()}});
+    std::string lines;
+    for (const std::string& label : labels_) lines += label + "\n";
+    write_text_atomic(folder.path() / "classes.txt", lines);
+    folder.commit();
   }
 
-  double smoothing_;
-  std::map<std::string, int64_t> classes_;
+ private:
+  // Mean over each item's rows -> [S, E].
+  at::Tensor pool(const Features& features) const {
+    const RowLayout& first = features.items.front();
+    bool same = !deterministic_;
+    for (const RowLayout& item : features.items) same = same && item == first;
+    if (same) {
+      const auto S = static_cast<int64_t>(features.items.size());
+      const at::Tensor rows_SLE = features.rows_LE.view({S, first.rows(), encoder_->width()});
+      return rows_SLE.narrow(1, first.prefix, first.rows() - first.prefix).mean(1);
+    }
+    std::vector<at::Tensor> means;
+    int64_t begin = 0;
+    for (const RowLayout& item : features.items) {
+      means.push_back(
+          features.rows_LE.narrow(0, begin + item.prefix, item.rows() - item.prefix).mean(0));
+      begin += item.rows();
+    }
+    return at::stack(means);
+  }
+
+  std::unique_ptr<Encoder> encoder_;
+  std::vector<std::string> labels_;
+  std::map<std::string, int64_t> class_of_;
+  Weights head_;
+  double label_smoothing_;
+  bool deterministic_;
+  ImageAugment augment_;
+  mutable MediaInputs inputs_;
+  at::Tensor weight_CE_, bias_C_;
+  std::vector<NamedTensor> parameters_;
 };
 
 }  // namespace
 
-std::unique_ptr<Objective> make_classification(const Config& config,
-                                               const ObjectiveOptions& options) {
-  return std::make_unique<Classification>(config, options, read_lines(config.path("classes")));
+std::unique_ptr<Objective> make_classification(const Config& config, uint64_t seed,
+                                               bool deterministic) {
+  return std::make_unique<Classification>(config, seed, deterministic);
 }
 
 }  // namespace euromodal

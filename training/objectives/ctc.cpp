@@ -1,117 +1,176 @@
-// ctc.cpp — a speech encoder learns characters by connectionist temporal classification (Graves et
-// al. 2006): `alphabet: FILE` (one character a line; the blank is output 0), the target is what the
-// assistant says. Validation adds the character error rate of greedy decoding. N samples, L rows, C
-// outputs.
+// ctc.cpp — see ctc.h. S items of a batch, L their feature rows in all (R of the longest), E
+// encoder width, A symbols (blank first).
+#include "training/objectives/ctc.h"
+
 #include <algorithm>
-#include <map>
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
-#include "training/objectives/encoder_head.h"
+#include "backbone/kernels/linear/linear.h"
+#include "core/files.h"
+#include "encoders/preprocess/augment.h"
+#include "training/data/datasets.h"
+#include "training/objectives/ctc_text.h"
+#include "training/objectives/media_inputs.h"
 
 namespace euromodal {
+
 namespace {
 
-constexpr int64_t kBlank = 0;
-
-/// Characters of valid UTF-8.
-std::vector<std::string> ctc_characters(const std::string& text) {
-  std::vector<std::string> out;
-  for (const char c : text) {
-    if ((static_cast<unsigned char>(c) & 0xC0) != 0x80 || out.empty()) out.emplace_back();
-    out.back() += c;
+std::string ctc_answer(const Record& record) {
+  std::string out;
+  for (const Message& message : record.messages) {
+    if (message.role != "assistant") continue;
+    for (const Part& part : message.parts) out += part.text;
   }
   return out;
 }
 
-int64_t ctc_edit_distance(const std::vector<int64_t>& a, const std::vector<int64_t>& b) {
-  std::vector<int64_t> row(b.size() + 1);
-  for (size_t j = 0; j <= b.size(); ++j) row[j] = static_cast<int64_t>(j);
-  for (size_t i = 1; i <= a.size(); ++i) {
-    int64_t diagonal = row[0];
-    row[0] = static_cast<int64_t>(i);
-    for (size_t j = 1; j <= b.size(); ++j) {
-      const int64_t above = row[j];
-      row[j] = std::min({above + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0 : 1)});
-      diagonal = above;
-    }
-  }
-  return row.back();
+int64_t ctc_whole(const Config& config, const std::string& key) {
+  const int64_t value = config.i64(key, 0);
+  check<ConfigError>(value >= 0, "{}: expected a number of at least 0, got {}", config.where(key),
+                     value);
+  return value;
 }
 
-class Ctc final : public EncoderHead {
+class Ctc final : public Objective {
  public:
-  Ctc(const Config& config, const ObjectiveOptions& options,
-      const std::vector<std::string>& alphabet)
-      : EncoderHead(config, options, static_cast<int64_t>(alphabet.size()) + 1) {
-    for (size_t i = 0; i < alphabet.size(); ++i) {
-      check<ConfigError>(ctc_characters(alphabet[i]).size() == 1,
-                         "{}: line {} holds '{}', expected one character", config.where("alphabet"),
-                         i + 1, alphabet[i]);
-      check<ConfigError>(outputs_.emplace(alphabet[i], static_cast<int64_t>(i) + 1).second,
-                         "{}: '{}' stands twice", config.where("alphabet"), alphabet[i]);
+  Ctc(const Config& config, uint64_t seed, bool deterministic)
+      : encoder_(make_objective_encoder(config.child("encoder"), seed)),
+        alphabet_(read_labels(config.path("alphabet")), config.path("alphabet").string()),
+        head_(Weights::random(seed, at::kFloat)),
+        deterministic_(deterministic),
+        inputs_(config.i64("input_cache_mb", 512) * 1'000'000) {
+    check<ConfigError>(encoder_->modality() == Modality::kAudio,
+                       "{}: ctc needs an encoder of sound, this one takes {}",
+                       config.where("encoder"), modality_name(encoder_->modality()));
+    if (config.has("augment")) {
+      const Config augment = config.child("augment");
+      augment_ = {ctc_whole(augment, "time_masks"), ctc_whole(augment, "time_width"),
+                  ctc_whole(augment, "freq_masks"), ctc_whole(augment, "freq_width")};
     }
+    weight_AE_ =
+        head_.take("head.weight", {alphabet_.symbols(), encoder_->width()}, Init::normal(0.02));
+    bias_A_ = head_.take("head.bias", {alphabet_.symbols()}, Init::zeros());
+    for (const NamedTensor& p : encoder_->parameters())
+      parameters_.push_back({"encoder." + p.name, p.tensor});
+    for (const NamedTensor& p : head_.taken()) parameters_.push_back(p);
   }
 
   Example prepare(const Sample& sample, const Rng& rng, bool training) const override {
-    std::vector<int64_t> target;
-    for (const std::string& character : ctc_characters(answer(sample.record))) {
-      const auto it = outputs_.find(character);
-      check<DataError>(it != outputs_.end(), "sample {}: '{}' is not in the alphabet",
-                       sample.record.id, character);
-      target.push_back(it->second);
-    }
-    check<DataError>(!target.empty(), "sample {}: its target is empty", sample.record.id);
-    Example out = prepare_medium(sample, rng, training);
-    out.target = std::move(target);
+    Example out;
+    out.id = sample.record.id;
+    out.index = sample.index;
+    const size_t item = only_media(sample, *encoder_);
+    out.target = alphabet_.encode(ctc_answer(sample.record));
+    check<DataError>(!out.target.empty(), "no text of an assistant's turn");
+    out.kinds = {Modality::kAudio};
+    EncoderInput input =
+        inputs_.get(*encoder_, *media_refs(sample.record)[item], sample.media[item]);
+    const int64_t rows = encoder_->layout(input, FeatureSelect{}).rows();
+    check<DataError>(rows >= ctc_rows_needed(out.target),
+                     "{} feature rows are too few for {} characters", rows, out.target.size());
+    if (training && (augment_.time_masks > 0 || augment_.freq_masks > 0))
+      input = spec_augment(input, augment_, rng.fork("spec_augment"));
+    out.inputs.push_back(std::move(input));
     return out;
   }
 
   LossSums loss(const Batch& batch, bool training) override {
-    const auto [rows_LE, samples] = encode(batch);
-    const at::Tensor log_LC = at::log_softmax(head(rows_LE, samples).to(at::kFloat), 1);
     LossSums out;
-    // Sample by sample: a pack of unequal lengths needs no padding, and the bits of a sample do not
-    // depend on its neighbours.
-    for (int64_t s = 0; s < samples.count(); ++s) {
-      const std::vector<int64_t>& target = batch.examples[static_cast<size_t>(s)].target;
-      const at::Tensor log_T1C = log_LC.narrow(0, samples.begin(s), samples.length(s)).unsqueeze(1);
-      const at::Tensor loss = at::ctc_loss(log_T1C, at::tensor(target, at::kLong).unsqueeze(0),
-                                           at::IntArrayRef{samples.length(s)},
-                                           at::IntArrayRef{static_cast<int64_t>(target.size())},
-                                           kBlank, at::Reduction::Sum, /*zero_infinity=*/true);
-      out.loss_sum = out.loss_sum.defined() ? out.loss_sum + loss : loss;
-      out.count += static_cast<double>(target.size());
-      if (!training) {
-        auto& [errors, length] = out.metrics["cer"];
-        errors += static_cast<double>(ctc_edit_distance(greedy(log_T1C.squeeze(1)), target));
-        length += static_cast<double>(target.size());
-      }
-    }
+    if (batch.examples.empty()) return out;
+    std::vector<EncoderInput> inputs;
+    for (const Example& example : batch.examples) inputs.push_back(example.inputs.at(0));
+    const Features features = encoder_->forward(inputs, FeatureSelect{}, deterministic_);
+    std::vector<int64_t> lengths;
+    for (const RowLayout& item : features.items) lengths.push_back(item.rows());
+    const at::Tensor logits_LA = linear(features.rows_LE.to(at::kFloat), weight_AE_, bias_A_,
+                                        Segments::from_lengths(lengths, batch.rows.per_sample));
+    const at::Tensor log_p_LA = at::log_softmax(logits_LA, 1);
+    out.loss_sum = deterministic_ ? loss_one_by_one(batch, log_p_LA, lengths)
+                                  : loss_padded(batch, log_p_LA, lengths);
+    out.count = static_cast<double>(lengths.size());
+    if (!training) add_error_rates(batch, log_p_LA, lengths, out);
     return out;
+  }
+
+  const std::vector<NamedTensor>& parameters() const override { return parameters_; }
+
+  void save_model(const std::filesystem::path& dir) const override {
+    AtomicFolder folder(dir);
+    encoder_->save(folder.path());
+    save_safetensors(folder.path() / "head.safetensors",
+                     {{"head.weight", weight_AE_.detach()}, {"head.bias", bias_A_.detach()}});
+    std::string lines;
+    for (const std::string& character : alphabet_.characters()) lines += character + "\n";
+    write_text_atomic(folder.path() / "alphabet.txt", lines);
+    folder.commit();
   }
 
  private:
-  /// Best path: repeated outputs collapse, blanks go.
-  static std::vector<int64_t> greedy(const at::Tensor& log_TC) {
-    const at::Tensor best_T = log_TC.argmax(1).contiguous();
-    std::vector<int64_t> out;
-    int64_t last = kBlank;
-    for (int64_t t = 0; t < best_T.size(0); ++t) {
-      const int64_t now = best_T.const_data_ptr<int64_t>()[t];
-      if (now != last && now != kBlank) out.push_back(now);
-      last = now;
+  at::Tensor loss_padded(const Batch& batch, const at::Tensor& log_p_LA,
+                         const std::vector<int64_t>& lengths) const {
+    std::vector<at::Tensor> items = log_p_LA.split_with_sizes(lengths, 0);
+    const int64_t R = *std::max_element(lengths.begin(), lengths.end());
+    for (size_t s = 0; s < items.size(); ++s) {
+      if (lengths[s] < R) items[s] = at::constant_pad_nd(items[s], {0, 0, 0, R - lengths[s]});
     }
-    return out;
+    std::vector<int64_t> symbols, target_lengths;
+    for (const Example& example : batch.examples) {
+      symbols.insert(symbols.end(), example.target.begin(), example.target.end());
+      target_lengths.push_back(static_cast<int64_t>(example.target.size()));
+    }
+    return at::ctc_loss(at::stack(items, 1), at::tensor(symbols, at::kLong), lengths,
+                        target_lengths, /*blank=*/0, at::Reduction::Sum);
   }
 
-  std::map<std::string, int64_t> outputs_;
+  at::Tensor loss_one_by_one(const Batch& batch, const at::Tensor& log_p_LA,
+                             const std::vector<int64_t>& lengths) const {
+    at::Tensor total;
+    const std::vector<at::Tensor> items = log_p_LA.split_with_sizes(lengths, 0);
+    for (size_t s = 0; s < items.size(); ++s) {
+      const std::vector<int64_t>& target = batch.examples[s].target;
+      const at::Tensor one = at::ctc_loss(
+          items[s].unsqueeze(1), at::tensor(target, at::kLong), at::IntArrayRef{lengths[s]},
+          at::IntArrayRef{static_cast<int64_t>(target.size())}, /*blank=*/0, at::Reduction::Sum);
+      total = total.defined() ? total + one : one;
+    }
+    return total;
+  }
+
+  void add_error_rates(const Batch& batch, const at::Tensor& log_p_LA,
+                       const std::vector<int64_t>& lengths, LossSums& out) const {
+    const c10::NoGradGuard no_graph;
+    const at::Tensor best_L = log_p_LA.argmax(1).to(at::kCPU);
+    const int64_t* best = best_L.const_data_ptr<int64_t>();
+    double edits = 0.0, characters = 0.0, exact = 0.0;
+    for (size_t s = 0; s < lengths.size(); ++s) {
+      const std::vector<int64_t>& target = batch.examples[s].target;
+      const int64_t wrong = edit_distance(ctc_collapse(best, lengths[s]), target);
+      best += lengths[s];
+      edits += static_cast<double>(wrong);
+      characters += static_cast<double>(target.size());
+      exact += wrong == 0 ? 1.0 : 0.0;
+    }
+    out.metrics.push_back({"cer", at::tensor(edits, at::kDouble), characters});
+    out.metrics.push_back({"exact", at::tensor(exact, at::kDouble), out.count});
+  }
+
+  std::unique_ptr<Encoder> encoder_;
+  CtcAlphabet alphabet_;
+  Weights head_;
+  bool deterministic_;
+  SpecAugment augment_;
+  mutable MediaInputs inputs_;
+  at::Tensor weight_AE_, bias_A_;
+  std::vector<NamedTensor> parameters_;
 };
 
 }  // namespace
 
-std::unique_ptr<Objective> make_ctc(const Config& config, const ObjectiveOptions& options) {
-  return std::make_unique<Ctc>(config, options, read_lines(config.path("alphabet")));
+std::unique_ptr<Objective> make_ctc(const Config& config, uint64_t seed, bool deterministic) {
+  return std::make_unique<Ctc>(config, seed, deterministic);
 }
 
 }  // namespace euromodal

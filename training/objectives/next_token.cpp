@@ -1,38 +1,70 @@
-// next_token.cpp — cross-entropy of the next token on labelled rows, through the whole coupled
-// model (or its text backbone alone). T packed rows, R of them labelled, D width, V vocabulary.
-// Only labelled rows reach the head, in chunks: logits [R, V] never exist at once.
-#include <map>
-#include <mutex>
-#include <set>
+// next_token.cpp — see next_token.h. T rows of a batch, R of them labelled, D width, V vocabulary.
+#include "training/objectives/next_token.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include "backbone/kernels/cross_entropy/cross_entropy.h"
-#include "core/files.h"
 #include "multimodal/model.h"
-#include "training/objectives/objectives.h"
+#include "training/data/datasets.h"
+#include "training/objectives/media_inputs.h"
 
 namespace euromodal {
+
 namespace {
 
-/// What the log calls a sample: the kind of its media, "text" without, "mixed" with several kinds.
-std::string next_token_kind(const Example& example) {
-  if (example.kinds.empty()) return "text";
-  const std::set<Modality> kinds(example.kinds.begin(), example.kinds.end());
-  return kinds.size() == 1 ? modality_name(*kinds.begin()) : "mixed";
+constexpr size_t kKinds = 4;  // text alone, and the three modalities
+constexpr const char* kKindNames[kKinds] = {"loss_text", "loss_image", "loss_audio", "loss_video"};
+
+size_t next_token_kind(const Example& example) {
+  return example.kinds.empty() ? 0 : 1 + static_cast<size_t>(example.kinds.front());
+}
+
+/// The labelled rows of a batch, read from the plans (host side), of one kind or of all.
+struct LabelledRows {
+  std::vector<int64_t> rows, labels;
+  std::vector<int64_t> lengths;  // labelled rows of each sample
+};
+
+LabelledRows next_token_rows(const Batch& batch, std::optional<size_t> kind) {
+  LabelledRows out;
+  for (size_t s = 0; s < batch.examples.size(); ++s) {
+    const Example& example = batch.examples[s];
+    const size_t before = out.rows.size();
+    if (!kind || *kind == next_token_kind(example)) {
+      const int64_t base = batch.rows.begin(static_cast<int64_t>(s));
+      for (size_t t = 0; t < example.plan.labels.size(); ++t) {
+        if (example.plan.labels[t] < 0) continue;
+        out.rows.push_back(base + static_cast<int64_t>(t));
+        out.labels.push_back(example.plan.labels[t]);
+      }
+    }
+    out.lengths.push_back(static_cast<int64_t>(out.rows.size() - before));
+  }
+  return out;
+}
+
+at::Tensor next_token_index(const std::vector<int64_t>& values) {
+  return at::tensor(values, at::TensorOptions().dtype(at::kLong));
 }
 
 class NextToken final : public Objective {
  public:
-  NextToken(const Config& config, const ObjectiveOptions& options)
-      : model_(MultimodalModel::from_config(config.child("model"), options.seed)),
-        smoothing_(config.f64("label_smoothing", 0.0)),
-        chunk_rows_(config.i64("chunk_rows", 1024)),
-        cache_(std::make_unique<FeatureCache>(config.i64("feature_cache_mb", 0) << 20)) {
-    check<ConfigError>(smoothing_ >= 0.0 && smoothing_ < 1.0, "{}: {} is outside [0, 1)",
-                       config.where("label_smoothing"), smoothing_);
-    check<ConfigError>(chunk_rows_ > 0, "{}: expected a number above 0",
-                       config.where("chunk_rows"));
+  NextToken(const Config& config, uint64_t seed, bool deterministic)
+      : model_(MultimodalModel::from_config(config.child("model"), seed)),
+        pretrained_(config.child("model").child("backbone").has("model")),
+        label_smoothing_(config.f64("label_smoothing", 0.0)),
+        deterministic_(deterministic),
+        features_(config.i64("feature_cache_mb", 512) * 1'000'000),
+        inputs_(config.i64("input_cache_mb", 512) * 1'000'000) {
+    check<ConfigError>(label_smoothing_ >= 0.0 && label_smoothing_ < 1.0,
+                       "{}: expected a number in [0, 1), got {}", config.where("label_smoothing"),
+                       label_smoothing_);
+    head_VD_ = model_->backbone().head_VD();
   }
 
   Example prepare(const Sample& sample, const Rng&, bool) const override {
@@ -40,95 +72,111 @@ class NextToken final : public Objective {
     out.id = sample.record.id;
     out.index = sample.index;
     std::vector<int64_t> tokens;
-    size_t item = 0;
-    for (const Message& message : sample.record.messages) {
-      for (const Part& part : message.parts) {
-        if (!part.is_media) continue;
-        const MediaSource& source = sample.media.at(item++);
-        check<DataError>(model_->takes(part.media.kind),
-                         "sample {}: holds {}, which this model does not take", out.id,
-                         modality_name(part.media.kind));
-        out.kinds.push_back(part.media.kind);
-        out.media_keys.push_back(
-            fmt::format("{}@{}-{}", source.name, part.media.t0_s, part.media.t1_s));
-        out.inputs.push_back(prepare_media(part.media.kind, source, out.media_keys.back()));
-        tokens.push_back(model_->num_tokens(part.media.kind, out.inputs.back()));
-      }
+    const std::vector<const MediaRef*> refs = media_refs(sample.record);
+    check<DataError>(refs.size() == sample.media.size(), "{} media in the record but {} sources",
+                     refs.size(), sample.media.size());
+    for (size_t i = 0; i < refs.size(); ++i) {
+      const Modality kind = refs[i]->kind;
+      check<DataError>(model_->takes(kind), "the model takes no {}", modality_name(kind));
+      out.kinds.push_back(kind);
+      out.inputs.push_back(inputs_.get(model_->encoder(kind), *refs[i], sample.media[i]));
+      out.media_keys.push_back(media_key(*refs[i], sample.media[i]));
+      tokens.push_back(model_->num_tokens(kind, out.inputs.back()));
     }
     out.plan = plan_record(sample.record, tokens, model_->plan_context());
+    const int64_t longest = model_->backbone().config().max_positions;
+    check<DataError>(static_cast<int64_t>(out.plan.ids.size()) <= longest,
+                     "{} tokens, but the backbone takes {} positions", out.plan.ids.size(),
+                     longest);
+    check<DataError>(std::any_of(out.plan.labels.begin(), out.plan.labels.end(),
+                                 [](int64_t label) { return label >= 0; }),
+                     "no token to learn from (no assistant's turn)");
     return out;
   }
 
   LossSums loss(const Batch& batch, bool) override {
-    const int64_t* labels = batch.labels_T.const_data_ptr<int64_t>();
-    std::vector<int64_t> picked, targets, per_sample;
-    for (int64_t s = 0; s < batch.rows.count(); ++s) {
-      const size_t before = picked.size();
-      for (int64_t t = batch.rows.begin(s); t < batch.rows.cu[static_cast<size_t>(s) + 1]; ++t) {
-        if (labels[t] < 0) continue;
-        picked.push_back(t);
-        targets.push_back(labels[t]);
-      }
-      per_sample.push_back(static_cast<int64_t>(picked.size() - before));
-    }
-    const at::Tensor hidden_TD = model_->forward(batch, cache_.get());
-    const at::Tensor picked_R = at::tensor(picked, at::kLong).to(hidden_TD.device());
-    at::Tensor row_loss_R;
     LossSums out;
-    out.loss_sum =
-        linear_cross_entropy({.hidden_RD = hidden_TD.index_select(0, picked_R),
-                              .weight_VD = model_->backbone().head_VD(),
-                              .labels_R = at::tensor(targets, at::kLong).to(hidden_TD.device()),
-                              .row_weight_R = {},
-                              .label_smoothing = smoothing_,
-                              .chunk_rows = chunk_rows_,
-                              .row_loss_R = &row_loss_R},
-                             Segments::from_lengths(per_sample, batch.rows.per_sample));
-    out.count = static_cast<double>(picked.size());
-    const float* rows = row_loss_R.const_data_ptr<float>();
-    int64_t row = 0;
-    for (size_t s = 0; s < batch.examples.size(); ++s) {
-      auto& [sum, count] = out.metrics["loss_" + next_token_kind(batch.examples[s])];
-      for (int64_t i = 0; i < per_sample[s]; ++i) sum += rows[row++];
-      count += static_cast<double>(per_sample[s]);
+    const at::Tensor hidden_TD = model_->forward(batch, &features_);
+    std::array<bool, kKinds> present{};
+    for (const Example& example : batch.examples) present[next_token_kind(example)] = true;
+    const bool one_kind = std::count(present.begin(), present.end(), true) == 1;
+    if (deterministic_ || one_kind) {  // one sum: kinds would change the order of additions
+      out = sum(batch, hidden_TD, std::nullopt);
+    }
+    for (size_t kind = 0; kind < kKinds; ++kind) {
+      if (!present[kind]) continue;
+      if (one_kind) {
+        out.metrics.push_back({kKindNames[kind], out.loss_sum.detach(), out.count});
+      } else if (deterministic_) {
+        const c10::NoGradGuard no_graph;
+        const LossSums part = sum(batch, hidden_TD, kind);
+        if (part.count > 0) out.metrics.push_back({kKindNames[kind], part.loss_sum, part.count});
+      } else {
+        const LossSums part = sum(batch, hidden_TD, kind);
+        if (part.count == 0) continue;
+        out.metrics.push_back({kKindNames[kind], part.loss_sum.detach(), part.count});
+        out.loss_sum = out.loss_sum.defined() ? out.loss_sum + part.loss_sum : part.loss_sum;
+        out.count += part.count;
+      }
     }
     return out;
   }
 
   const std::vector<NamedTensor>& parameters() const override { return model_->parameters(); }
+
+  std::vector<NamedTensor> make_aliases() override {
+    const at::Tensor& embedding_VD = model_->backbone().embedding_VD();
+    if (!deterministic_ || !embedding_VD.requires_grad() ||
+        !model_->backbone().head_VD().is_same(embedding_VD))
+      return {};
+    // A tied table is used at both ends of the model: its two gradients, each summed sample by
+    // sample, must not mix in an order that depends on packing.
+    for (const NamedTensor& parameter : model_->parameters()) {
+      if (!parameter.tensor.is_same(embedding_VD)) continue;
+      head_VD_ = embedding_VD.detach();
+      return {{parameter.name, head_VD_}};
+    }
+    return {};
+  }
+
+  std::optional<double> chance_loss() const override {
+    if (!pretrained_) return std::nullopt;
+    return std::log(static_cast<double>(head_VD_.size(0)));
+  }
+
   void save_model(const std::filesystem::path& dir) const override { model_->save(dir); }
 
  private:
-  // Features of frozen encoders that are cached need no decoding again: only the input's shape
-  // counts from then on (a tensor without data).
-  EncoderInput prepare_media(Modality kind, const MediaSource& source,
-                             const std::string& key) const {
-    {
-      const std::scoped_lock lock(mutex_);
-      const auto it = shapes_.find({kind, key});
-      if (it != shapes_.end() && cache_->find(kind, key).defined()) return it->second;
-    }
-    EncoderInput made = model_->prepare(kind, source);
-    const std::scoped_lock lock(mutex_);
-    shapes_[{kind, key}] = {
-        at::empty(made.x.sizes(),
-                  at::TensorOptions().dtype(made.x.scalar_type()).device(at::kMeta)),
-        made.valid};
-    return made;
+  LossSums sum(const Batch& batch, const at::Tensor& hidden_TD, std::optional<size_t> kind) const {
+    LossSums out;
+    const LabelledRows labelled = next_token_rows(batch, kind);
+    out.count = static_cast<double>(labelled.rows.size());
+    if (labelled.rows.empty()) return out;
+    const auto device = hidden_TD.device();
+    out.loss_sum = linear_cross_entropy(
+        {.hidden_RD = hidden_TD.index_select(0, next_token_index(labelled.rows).to(device)),
+         .weight_VD = head_VD_,
+         .labels_R = next_token_index(labelled.labels).to(device),
+         .row_weight_R = {},
+         .label_smoothing = label_smoothing_},
+        Segments::from_lengths(labelled.lengths, batch.rows.per_sample));
+    return out;
   }
 
   std::unique_ptr<MultimodalModel> model_;
-  double smoothing_;
-  int64_t chunk_rows_;
-  std::unique_ptr<FeatureCache> cache_;
-  mutable std::mutex mutex_;
-  mutable std::map<std::pair<Modality, std::string>, EncoderInput> shapes_;
+  bool pretrained_;
+  double label_smoothing_;
+  bool deterministic_;
+  FeatureCache features_;
+  mutable MediaInputs inputs_;
+  at::Tensor head_VD_;
 };
 
 }  // namespace
 
-std::unique_ptr<Objective> make_next_token(const Config& config, const ObjectiveOptions& options) {
-  return std::make_unique<NextToken>(config, options);
+std::unique_ptr<Objective> make_next_token(const Config& config, uint64_t seed,
+                                           bool deterministic) {
+  return std::make_unique<NextToken>(config, seed, deterministic);
 }
 
 }  // namespace euromodal

@@ -1,35 +1,29 @@
-// registry.cpp — the objectives by name.
-#include <array>
-#include <string>
-#include <vector>
+// registry.cpp — see registry.h.
+#include "training/objectives/registry.h"
 
-#include "training/objectives/objectives.h"
+#include "training/objectives/classification.h"
+#include "training/objectives/ctc.h"
+#include "training/objectives/next_token.h"
 
 namespace euromodal {
-namespace {
 
-struct ObjectiveEntry {
-  const char* type;
-  ObjectiveFactory make;
-};
-
-constexpr std::array kObjectives = {
-    ObjectiveEntry{"next_token", &make_next_token},
-    ObjectiveEntry{"classification", &make_classification},
-    ObjectiveEntry{"ctc", &make_ctc},
-};
-
-}  // namespace
+const std::vector<ObjectiveEntry>& objective_registry() {
+  static const std::vector<ObjectiveEntry> table = {
+      {"next_token", &make_next_token},
+      {"classification", &make_classification},
+      {"ctc", &make_ctc},
+  };
+  return table;
+}
 
 std::unique_ptr<Objective> make_objective(const Config& config, uint64_t seed, bool deterministic) {
-  std::vector<std::string> names;
-  for (const ObjectiveEntry& entry : kObjectives) names.emplace_back(entry.type);
-  const std::string type = config.choice("type", names);
-  for (const ObjectiveEntry& entry : kObjectives) {
-    if (type == entry.type)
-      return entry.make(config, {.seed = seed, .deterministic = deterministic});
+  std::vector<std::string> types;
+  for (const ObjectiveEntry& entry : objective_registry()) types.emplace_back(entry.type);
+  const std::string type = config.choice("type", types);
+  for (const ObjectiveEntry& entry : objective_registry()) {
+    if (type == entry.type) return entry.make(config, seed, deterministic);
   }
-  throw ConfigError("{}: unknown objective '{}'", config.where("type"), type);
+  throw ConfigError("{}: unknown objective {}", config.where("type"), type);
 }
 
 }  // namespace euromodal

@@ -1,0 +1,34 @@
+// train.cpp — `euromodal train`: under mpirun or srun every rank runs this; alone it is one rank.
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "core/log.h"
+#include "training/trainer.h"
+
+namespace euromodal::cli {
+
+int run_train(int argc, char** argv) {
+  std::string config_file, log_level = "info";
+  std::vector<std::string> overrides;
+  TrainRequest request;
+  Options options("train", "trains what a YAML file describes, under mpirun or srun, or alone");
+  options.text("--config", &config_file, "FILE", "the run's YAML (docs/training.md)",
+               /*required=*/true);
+  options.each("--set", "KEY=VALUE",
+               "replaces or adds one value, e.g. optimizer.0.lr=0.01; may be repeated",
+               [&](const std::string& text) { overrides.push_back(text); });
+  options.text("--resume", &request.resume, "auto|DIR",
+               "goes on from the newest complete checkpoint of the run (or starts), or from DIR");
+  options.text("--log-level", &log_level, "WORD", "debug, info, warn, error or off");
+  if (!options.parse(argc, argv)) return 0;
+  if (options.given("--resume") && request.resume.empty())
+    throw UsageError("--resume: expected auto or a checkpoint's folder, got nothing");
+  set_log_level(parse_log_level(log_level));
+  const Config config = Config::load(config_file, overrides);
+  const auto world = make_world();
+  if (world->size() > 1) set_log_prefix(fmt::format("rank {}", world->rank()));
+  const TrainEnd end = train(config, request, *world);
+  world->set_phase("shutdown", 900.0);
+  return end == TrainEnd::kDone ? 0 : kStoppedExit;
+}
+
+}  // namespace euromodal::cli

@@ -1,0 +1,104 @@
+// media_inputs.cpp — see media_inputs.h.
+#include "training/objectives/media_inputs.h"
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+
+#include <ATen/ATen.h>
+
+#include "core/files.h"
+#include "core/json.h"
+#include "training/data/datasets.h"
+
+namespace euromodal {
+
+namespace {
+
+bool media_is_cut(const MediaRef& ref) { return ref.t0_s > 0.0 || ref.t1_s >= 0.0; }
+
+void media_cut(Pcm& pcm, const MediaRef& ref, const std::string& name) {
+  const auto total = static_cast<double>(pcm.samples.size());
+  const double rate = static_cast<double>(pcm.sample_rate_hz);
+  const double begin = std::floor(ref.t0_s * rate);
+  const double end = ref.t1_s < 0.0 ? total : std::min(total, std::floor(ref.t1_s * rate));
+  check<DataError>(begin >= 0.0 && begin < end,
+                   "{}: cut from {} s to {} s leaves nothing of {:.3f} s of sound", name, ref.t0_s,
+                   ref.t1_s, total / rate);
+  pcm.samples = std::vector<float>(pcm.samples.begin() + static_cast<int64_t>(begin),
+                                   pcm.samples.begin() + static_cast<int64_t>(end));
+}
+
+}  // namespace
+
+std::string media_key(const MediaRef& ref, const MediaSource& source) {
+  if (!media_is_cut(ref)) return source.name;
+  return fmt::format("{}@{}-{}", source.name, ref.t0_s, ref.t1_s);
+}
+
+EncoderInput MediaInputs::get(const Encoder& encoder, const MediaRef& ref,
+                              const MediaSource& source) {
+  const std::string key = media_key(ref, source);
+  if (max_bytes_ > 0) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (const auto found = kept_.find(key); found != kept_.end()) return found->second;
+  }
+  RawMedia raw = encoder.read(source);
+  if (media_is_cut(ref)) {
+    Pcm* pcm = std::get_if<Pcm>(&raw);
+    check<DataError>(pcm != nullptr, "{}: t0_s and t1_s cut sound only, not {}", source.name,
+                     modality_name(ref.kind));
+    media_cut(*pcm, ref, source.name);
+  }
+  EncoderInput input = encoder.preprocess(raw);
+  if (max_bytes_ > 0) {
+    const auto size = static_cast<int64_t>(input.x.nbytes());
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (bytes_ + size <= max_bytes_ && kept_.try_emplace(key, input).second) bytes_ += size;
+  }
+  return input;
+}
+
+std::unique_ptr<Encoder> make_objective_encoder(const Config& config, uint64_t seed) {
+  check<ConfigError>(config.has("model") != config.has("random"),
+                     "{}: expected either model: DIR or random: {{config: FILE, preprocessor: "
+                     "FILE}}",
+                     config.where());
+  if (config.has("model")) return load_encoder(config.path("model"), at::kFloat);
+  const Config random = config.child("random");
+  return random_encoder(read_json(random.path("config")), read_json(random.path("preprocessor")),
+                        seed);
+}
+
+size_t only_media(const Sample& sample, const Encoder& encoder) {
+  const std::vector<const MediaRef*> refs = media_refs(sample.record);
+  size_t found = refs.size(), count = 0;
+  for (size_t i = 0; i < refs.size(); ++i) {
+    if (refs[i]->kind != encoder.modality()) continue;
+    found = i;
+    ++count;
+  }
+  check<DataError>(count == 1, "expected exactly one {} in the sample, got {}",
+                   modality_name(encoder.modality()), count);
+  return found;
+}
+
+std::vector<std::string> read_labels(const std::filesystem::path& file) {
+  const std::string text = read_text(file);
+  std::vector<std::string> out;
+  std::set<std::string> seen;
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = std::min(text.find('\n', at), text.size());
+    std::string line = text.substr(at, end - at);
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    check<DataError>(!line.empty(), "{}:{}: empty line", file.string(), out.size() + 1);
+    check<DataError>(seen.insert(line).second, "{}:{}: \"{}\" stands there twice", file.string(),
+                     out.size() + 1, line);
+    out.push_back(std::move(line));
+    at = end + 1;
+  }
+  check<DataError>(!out.empty(), "{}: no lines", file.string());
+  return out;
+}
+
+}  // namespace euromodal

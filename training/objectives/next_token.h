@@ -1,0 +1,12 @@
+// next_token.h — language modelling on the answers of conversations with media; the objective of
+// adapters, of whole models and of a backbone from scratch.
+#pragma once
+#include "training/objective.h"
+
+namespace euromodal {
+
+/// `model` (multimodal/model.h), `label_smoothing`, `feature_cache_mb` (features of frozen
+/// encoders), `input_cache_mb` (decoded media).
+std::unique_ptr<Objective> make_next_token(const Config& config, uint64_t seed, bool deterministic);
+
+}  // namespace euromodal

@@ -1,0 +1,53 @@
+// run_metrics.cpp — see run_metrics.h. Ranks may hold different names (a rank without sound has no
+// loss_audio): they travel as JSON.
+#include "training/run_metrics.h"
+
+#include <cmath>
+#include <sstream>
+
+#include <ATen/ATen.h>
+#include <sys/resource.h>
+
+#include "core/json.h"
+
+namespace euromodal {
+
+void RunMetrics::add(const std::string& name, double sum, double count) {
+  auto& [s, c] = sums_[name];
+  s += sum;
+  c += count;
+}
+
+void RunMetrics::add(const std::vector<Metric>& metrics) {
+  for (const Metric& metric : metrics) add(metric.name, metric.sum.item<double>(), metric.count);
+}
+
+std::map<std::string, std::pair<double, double>> RunMetrics::reduce(Collectives& world) {
+  Json mine = Json::object();
+  for (const auto& [name, value] : sums_) mine[name] = {value.first, value.second};
+  sums_.clear();
+  const std::string text = mine.dump() + "\n";
+  const std::vector<char> all = world.all_gather(text.data(), static_cast<int64_t>(text.size()));
+  std::map<std::string, std::pair<double, double>> out;
+  std::istringstream lines(std::string(all.begin(), all.end()));
+  for (std::string line; std::getline(lines, line);) {
+    const Json rank = parse_json(line, "metrics of a rank");
+    for (const auto& [name, value] : rank.items()) {
+      auto& [sum, count] = out[name];
+      sum +=
+          value[0].is_null()
+              ? std::nan("")
+              : value[0].get<double>();  // JSON has no NaN: a figure that was none travels as null
+      count += value[1].get<double>();
+    }
+  }
+  return out;
+}
+
+double peak_memory_mb() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<double>(usage.ru_maxrss) / 1024.0;
+}
+
+}  // namespace euromodal

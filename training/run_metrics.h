@@ -1,0 +1,28 @@
+// run_metrics.h — figures of a run between two log lines, summed over ranks.
+#pragma once
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "training/dist/collectives.h"
+#include "training/objective.h"
+
+namespace euromodal {
+
+/// Sums by name; a mean is sum / count.
+class RunMetrics {
+ public:
+  void add(const std::string& name, double sum, double count);
+  void add(const std::vector<Metric>& metrics);
+  /// Adds up over ranks (every rank calls it) and empties this one.
+  std::map<std::string, std::pair<double, double>> reduce(Collectives& world);
+
+ private:
+  std::map<std::string, std::pair<double, double>> sums_;
+};
+
+/// Peak resident memory of this process.
+double peak_memory_mb();
+
+}  // namespace euromodal

@@ -1,0 +1,69 @@
+// train_options.cpp — see train_options.h.
+#include "training/train_options.h"
+
+namespace euromodal {
+namespace {
+
+int64_t train_count(const Config& config, const std::string& key, int64_t otherwise, int64_t min) {
+  const int64_t value = config.i64(key, otherwise);
+  check<ConfigError>(value >= min, "{}: expected {} or more, got {}", config.where(key), min,
+                     value);
+  return value;
+}
+
+}  // namespace
+
+TrainOptions TrainOptions::parse(const Config& config) {
+  TrainOptions out;
+  const Config run = config.child("run");
+  out.dir = run.path("dir");
+  const int64_t seed = run.i64("seed");
+  check<ConfigError>(seed >= 0, "{}: expected 0 or more, got {}", run.where("seed"), seed);
+  out.seed = static_cast<uint64_t>(seed);
+  out.threads = train_count(run, "threads", 0, 0);
+  out.deterministic = run.boolean("deterministic", false);
+  out.step_deadline_s = run.f64("step_deadline_s", out.step_deadline_s);
+  check<ConfigError>(out.step_deadline_s > 0.0, "{}: expected seconds above 0, got {}",
+                     run.where("step_deadline_s"), out.step_deadline_s);
+
+  const Config batch = config.child("batch");
+  out.loader.batch_samples = batch.i64("samples");
+  check<ConfigError>(out.loader.batch_samples > 0, "{}: expected 1 or more, got {}",
+                     batch.where("samples"), out.loader.batch_samples);
+  out.loader.parts = train_count(batch, "parts", 1, 1);
+  check<ConfigError>(out.loader.parts <= out.loader.batch_samples, "{}: {} parts of {} samples",
+                     batch.where("parts"), out.loader.parts, out.loader.batch_samples);
+  out.loader.workers = train_count(batch, "workers", 1, 0);
+  out.loader.prefetch_steps = train_count(batch, "prefetch_steps", 2, 1);
+  out.loader.pack = batch.boolean("pack", true);
+  out.loader.max_tokens = train_count(batch, "max_tokens", 0, 0);
+  out.loader.max_bad_samples = train_count(batch, "max_bad_samples", 0, 0);
+  out.loader.shuffle = batch.boolean("shuffle", true);
+  out.loader.seed = out.seed;
+  out.loader.per_sample = out.deterministic;
+
+  out.trainable = config.strs("trainable");
+  out.clip_norm = config.f64("clip_norm", 0.0);
+  check<ConfigError>(out.clip_norm >= 0.0, "{}: expected 0 (off) or more, got {}",
+                     config.where("clip_norm"), out.clip_norm);
+  out.steps = config.i64("steps");
+  check<ConfigError>(out.steps >= 0, "{}: expected 0 or more, got {}", config.where("steps"),
+                     out.steps);
+  out.log_every = train_count(config, "log_every", 10, 1);
+  out.max_bad_steps = train_count(config, "max_bad_steps", 10, 0);
+  if (config.has("checkpoint")) {
+    const Config checkpoint = config.child("checkpoint");
+    out.checkpoint_every = train_count(checkpoint, "every", 0, 0);
+    out.checkpoint_keep = train_count(checkpoint, "keep", 2, 1);
+  }
+  if (config.has("validation")) {
+    const Config validation = config.child("validation");
+    out.validation_every = validation.i64("every");
+    check<ConfigError>(out.validation_every > 0, "{}: expected 1 or more, got {}",
+                       validation.where("every"), out.validation_every);
+    out.validation_samples = train_count(validation, "max_samples", 256, 1);
+  }
+  return out;
+}
+
+}  // namespace euromodal
