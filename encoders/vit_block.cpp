@@ -1,0 +1,86 @@
+// vit_block.cpp — the shared pre-norm block on the project's kernels.
+#include "encoders/vit_block.h"
+
+#include <cmath>
+
+#include <ATen/ATen.h>
+
+#include "backbone/kernels/ops.h"
+
+namespace euromodal {
+
+Activation parse_activation(const std::string& word, const std::string& where) {
+  if (word == "gelu") return Activation::kGelu;
+  if (word == "gelu_pytorch_tanh" || word == "gelu_new") return Activation::kGeluTanh;
+  if (word == "quick_gelu") return Activation::kQuickGelu;
+  throw ConfigError("{}: got {}, expected gelu, gelu_pytorch_tanh or quick_gelu", where, word);
+}
+
+at::Tensor activate(const at::Tensor& x, Activation activation) {
+  switch (activation) {
+    case Activation::kGelu:
+      return at::gelu(x, "none");
+    case Activation::kGeluTanh:
+      return at::gelu(x, "tanh");
+    case Activation::kQuickGelu:
+      break;
+  }
+  return x * at::sigmoid(x * 1.702);
+}
+
+DenseLayer DenseLayer::take(const WeightScope& weights, const std::string& name,
+                            const Shape& shape) {
+  const double std = 1.0 / std::sqrt(static_cast<double>(shape.in));
+  DenseLayer out;
+  out.weight_OI = weights.take(name + ".weight", {shape.out, shape.in},
+                               shape.zero ? Init::zeros() : Init::normal(std));
+  if (shape.bias) out.bias_O = weights.take(name + ".bias", {shape.out}, Init::zeros());
+  return out;
+}
+
+at::Tensor DenseLayer::operator()(const at::Tensor& x_TI, const Segments& rows) const {
+  return linear(x_TI, weight_OI, bias_O, rows);
+}
+
+NormLayer NormLayer::take(const WeightScope& weights, const std::string& name, int64_t width,
+                          double eps) {
+  return {weights.take(name + ".weight", {width}, Init::ones()),
+          weights.take(name + ".bias", {width}, Init::zeros()), eps};
+}
+
+at::Tensor NormLayer::operator()(const at::Tensor& x_TD, const Segments& rows) const {
+  return layer_norm(x_TD, weight_D, bias_D, eps, rows);
+}
+
+EncoderBlock::EncoderBlock(const WeightScope& weights, const BlockShape& shape,
+                           const BlockNames& names)
+    : shape_(shape) {
+  const int64_t d = shape.width;
+  norm1_ = NormLayer::take(weights, names.norm1, d, shape.eps);
+  q_ = DenseLayer::take(weights, "self_attn.q_proj", {.in = d, .out = d});
+  k_ = DenseLayer::take(weights, "self_attn.k_proj", {.in = d, .out = d, .bias = names.key_bias});
+  v_ = DenseLayer::take(weights, "self_attn.v_proj", {.in = d, .out = d});
+  out_ = DenseLayer::take(weights, "self_attn.out_proj", {.in = d, .out = d, .zero = true});
+  norm2_ = NormLayer::take(weights, names.norm2, d, shape.eps);
+  fc1_ = DenseLayer::take(weights, names.fc1, {.in = d, .out = shape.ffn});
+  fc2_ = DenseLayer::take(weights, names.fc2, {.in = shape.ffn, .out = d, .zero = true});
+}
+
+at::Tensor EncoderBlock::forward(const at::Tensor& x_TD, const Segments& rows) const {
+  const int64_t head = shape_.width / shape_.heads;
+  const at::Tensor normed_TD = norm1_(x_TD, rows);
+  const auto split = [&](const DenseLayer& layer) {
+    return layer(normed_TD, rows).view({-1, shape_.heads, head});
+  };
+  const at::Tensor mixed_THN = attention({.q_THN = split(q_),
+                                          .k_TKN = split(k_),
+                                          .v_TKN = split(v_),
+                                          .causal = false,
+                                          .scale = 1.0 / std::sqrt(static_cast<double>(head))},
+                                         rows);
+  const at::Tensor mid_TD = x_TD + out_(mixed_THN.reshape({-1, shape_.width}), rows);
+  const at::Tensor inner_TF = activate(fc1_(norm2_(mid_TD, rows), rows), shape_.activation);
+  return mid_TD + fc2_(inner_TF, rows);
+}
+
+}  // namespace euromodal

@@ -1,0 +1,74 @@
+// vit_block.h — the pre-norm transformer block that Whisper, CLIP and SigLIP share, and its parts.
+//   x += out(attention(LN x));  x += fc2(activation(fc1(LN x)))        bidirectional inside a
+//   segment
+// T packed rows of all items, D width, H heads, N head width.
+#pragma once
+#include <cstdint>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "backbone/kernels/segments.h"
+#include "backbone/weights/weights.h"
+
+namespace euromodal {
+
+enum class Activation { kGelu, kGeluTanh, kQuickGelu };
+/// transformers' names: gelu, gelu_pytorch_tanh, quick_gelu; else ConfigError naming `where`.
+Activation parse_activation(const std::string& word, const std::string& where);
+at::Tensor activate(const at::Tensor& x, Activation activation);
+
+/// `NAME.weight` [O, I] and `NAME.bias` [O].
+struct DenseLayer {
+  at::Tensor weight_OI;
+  at::Tensor bias_O;  // undefined: none
+  struct Shape {
+    int64_t in, out;
+    bool bias = true;
+    bool zero = false;  // drawn as zeros: an output projection whose block starts as the identity
+  };
+  static DenseLayer take(const WeightScope& weights, const std::string& name, const Shape& shape);
+  at::Tensor operator()(const at::Tensor& x_TI, const Segments& rows) const;
+};
+
+/// `NAME.weight` and `NAME.bias` [D].
+struct NormLayer {
+  at::Tensor weight_D, bias_D;
+  double eps = 1e-5;
+  static NormLayer take(const WeightScope& weights, const std::string& name, int64_t width,
+                        double eps);
+  at::Tensor operator()(const at::Tensor& x_TD, const Segments& rows) const;
+};
+
+struct BlockShape {
+  int64_t width, heads, ffn;
+  double eps;
+  Activation activation;
+};
+
+/// How a block's tensors are called on disk; attention is self_attn.{q,k,v,out}_proj everywhere.
+struct BlockNames {
+  const char* norm1;
+  const char* norm2;
+  const char* fc1;
+  const char* fc2;
+  bool key_bias;
+};
+inline constexpr BlockNames kVitBlockNames = {"layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2",
+                                              true};
+inline constexpr BlockNames kWhisperBlockNames = {"self_attn_layer_norm", "final_layer_norm", "fc1",
+                                                  "fc2", false};
+
+class EncoderBlock {
+ public:
+  EncoderBlock(const WeightScope& weights, const BlockShape& shape, const BlockNames& names);
+  /// x_TD [T, D] -> [T, D].
+  at::Tensor forward(const at::Tensor& x_TD, const Segments& rows) const;
+
+ private:
+  BlockShape shape_;
+  NormLayer norm1_, norm2_;
+  DenseLayer q_, k_, v_, out_, fc1_, fc2_;
+};
+
+}  // namespace euromodal
