@@ -6,6 +6,7 @@ namespace euromodal::cli {
 const std::vector<Command>& commands() {
   static const std::vector<Command> table = {
       {"generate", "text completion of a prompt", &run_generate},
+      {"encode", "feature rows of pictures or sound", &run_encode},
       {"data", "makes tar shards, indexes them, finds bad samples", &run_data},
       {"chat", "interactive chat with the model's template", &run_chat},
       {"train", "trains adapters, encoders or a backbone from a YAML file", &run_train},

@@ -47,7 +47,8 @@ std::unique_ptr<Encoder> load_encoder(const std::filesystem::path& dir, at::Scal
 std::unique_ptr<Encoder> random_encoder(const Json& config, const Json& preprocessor,
                                         uint64_t seed) {
   const EncoderFiles files{config, preprocessor, "random encoder"};
-  const EncoderEntry& entry = load_find_entry(JsonView(files.config, files.what + ": config.json"));
+  const std::string where = files.what + ": config.json";
+  const EncoderEntry& entry = load_find_entry(JsonView(files.config, where));
   return entry.make(files, Weights::random(seed, at::kFloat));
 }
 

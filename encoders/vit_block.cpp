@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include "backbone/kernels/ops.h"
+#include "core/error.h"
 
 namespace euromodal {
 

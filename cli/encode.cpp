@@ -1,0 +1,43 @@
+// encode.cpp — `euromodal encode`: feature rows of media through an encoder, one tensor per input.
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "backbone/weights/safetensors.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "core/files.h"
+#include "encoders/encoder.h"
+
+namespace euromodal::cli {
+
+int run_encode(int argc, char** argv) {
+  std::string dir, output, features = "last", dtype = "float32";
+  std::vector<std::string> inputs;
+  Options options("encode", "feature rows of pictures or sound, as safetensors");
+  options.text("--encoder", &dir, "DIR", "encoder folder (config.json, safetensors)", true);
+  options.many("--input", &inputs, "MEDIA...", "pictures or sound files, in this order", true);
+  options.text("--output", &output, "FILE",
+               "safetensors file: features.0, features.1, ... [rows, width] f32", true);
+  options.text("--features", &features, "WHICH",
+               "last, pooled, or a hidden state such as -2 (default last)");
+  options.text("--dtype", &dtype, "TYPE", "float32, bfloat16 or float16 (default float32)");
+  if (!options.parse(argc, argv)) return 0;
+
+  const FeatureSelect select = FeatureSelect::parse(features);
+  check<UsageError>(dtype == "float32" || dtype == "bfloat16" || dtype == "float16",
+                    "--dtype: got {}, expected float32, bfloat16 or float16", dtype);
+  const std::unique_ptr<Encoder> encoder = load_encoder(dir, parse_dtype(dtype));
+  const c10::NoGradGuard no_grad;
+  std::vector<NamedTensor> rows;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    MediaSource source;
+    source.name = inputs[i];
+    const EncoderInput input = encoder->preprocess(encoder->read(source));
+    const Features result = encoder->forward({input}, select);
+    rows.push_back({fmt::format("features.{}", i), result.rows_LE.to(at::kFloat).contiguous()});
+  }
+  save_safetensors(output, rows);  // complete or absent, and only when every input was encoded
+  return 0;
+}
+
+}  // namespace euromodal::cli
