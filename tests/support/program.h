@@ -25,8 +25,12 @@ inline std::string shell_quoted(const std::string& word) {
 inline ProgramResult run_program(const std::vector<std::string>& words,
                                  const std::string& input = "",
                                  const std::string& environment = "") {
-  const TempDir dir;
-  const auto in = dir.write("stdin", input);
+  // Not a TempDir: that one is the test's own, by its name.
+  std::string pattern =
+      (std::filesystem::path(testing::TempDir()) / "euromodal_run_XXXXXX").string();
+  if (::mkdtemp(pattern.data()) == nullptr) return {};
+  const std::filesystem::path dir = pattern, in = dir / "stdin";
+  std::ofstream(in, std::ios::binary) << input;
   std::string line = environment + " timeout 60 " + shell_quoted(EM_PROGRAM);
   for (const std::string& word : words) line += " " + shell_quoted(word);
   line += " <" + shell_quoted(in.string()) + " >" + shell_quoted((dir / "out").string()) + " 2>" +
@@ -36,6 +40,7 @@ inline ProgramResult run_program(const std::vector<std::string>& words,
   result.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   result.out = read_bytes(dir / "out");
   result.err = read_bytes(dir / "err");
+  std::filesystem::remove_all(dir);
   return result;
 }
 
