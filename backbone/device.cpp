@@ -8,6 +8,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/Parallel.h>
 #include <dlfcn.h>
 
 #include "backbone/kernels/cuda_ops.h"
@@ -50,10 +51,9 @@ void load_cuda_library() {
       !::dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL)) {
     throw Error("--device cuda: no NVIDIA driver on this host ({}); {}", device_dlerror(), kUseCpu);
   }
-  using CpuScalar = at::Tensor (*)(const at::Tensor&);
+  // A function that libtorch_cpu exports; most of at:: is inline and lies in our own library.
   const fs::path torch_cuda =
-      device_library_of(reinterpret_cast<const void*>(static_cast<CpuScalar>(&at::alias)))
-          .parent_path() /
+      device_library_of(reinterpret_cast<const void*>(&at::get_num_threads)).parent_path() /
       "libtorch_cuda.so";
   // LAZY: what LibTorch's CUDA part needs only for features that are not used may be absent.
   if (!::dlopen(torch_cuda.c_str(), RTLD_LAZY | RTLD_GLOBAL)) {
