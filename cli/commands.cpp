@@ -5,6 +5,7 @@ namespace euromodal::cli {
 
 const std::vector<Command>& commands() {
   static const std::vector<Command> table = {
+      {"tokenize", "text to token ids and back", &run_tokenize},
       {"generate", "text completion of a prompt", &run_generate},
       {"encode", "feature rows of pictures or sound", &run_encode},
       {"data", "makes tar shards, indexes them, finds bad samples", &run_data},

@@ -31,12 +31,16 @@ class ChatTemplate {
                                 bool add_generation_prompt) const;
   std::string render_text(const std::vector<ChatMessage>& messages,
                           bool add_generation_prompt) const;
+  /// Does the template write bos_token itself? (Then encode with EncodeMode::kNoSpecial.)
+  bool writes_bos() const { return !bos_token_.empty(); }
   /// The ChatML template as Jinja, for the folders that we write.
   static const char* chatml_jinja();
 
  private:
-  bool bos_ = false;  // the template itself writes bos_token first (encode then adds none)
-  std::string bos_token_;
+  std::string bos_token_;       // written first; empty: the tokenizer's business
+  std::string default_system_;  // the turn that is put before messages without a system turn
+  bool trim_ = false;           // white space around each content is dropped
+  bool generation_prompt_ = true;
 };
 
 }  // namespace euromodal

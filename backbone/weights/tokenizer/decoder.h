@@ -1,0 +1,28 @@
+// decoder.h — the `decoder` part of tokenizer.json: tokens back to text.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+
+namespace euromodal {
+
+class Decoder {
+ public:
+  static Decoder from_json(const nlohmann::json& json, const std::string& what);
+  std::string apply(std::vector<std::string> tokens) const;
+  bool byte_level() const { return byte_level_; }
+
+ private:
+  using Step = std::function<void(std::vector<std::string>& tokens)>;
+  void add(const nlohmann::json& json, const std::string& what, int depth);
+  std::vector<Step> steps_;
+  bool joined_ = true;  // without any decoder tokens are joined by spaces
+  bool byte_level_ = false;
+};
+
+/// The byte of a byte-fallback token "<0x41>", or -1.
+int byte_fallback_value(const std::string& token);
+
+}  // namespace euromodal
