@@ -109,8 +109,8 @@ AvInput::AvInput(const MediaSource& source, AVMediaType kind)
 // the length beforehand write a size near 2^31 or 2^32: there the end of the file is the end.
 bool AvInput::cut_short(const AVPacket& packet) const {
   if ((packet.flags & AV_PKT_FLAG_CORRUPT) == 0) return false;
-  const bool wav = std::strcmp(format_->iformat->name, "wav") == 0;
-  if (!wav) return true;
+  if (std::strcmp(format_->iformat->name, "wav") != 0) return true;
+  if (format_->duration_estimation_method == AVFMT_DURATION_FROM_BITRATE) return false;  // no size
   const int64_t align = std::max(1, stream_->codecpar->block_align);
   return stream_->duration > 0 && stream_->duration < 0x7f000000 / align;
 }
