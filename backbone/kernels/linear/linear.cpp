@@ -1,6 +1,8 @@
 // linear.cpp — checks and autograd of y = x Wᵀ + b; the products themselves are in matmul.cpp.
 #include "backbone/kernels/linear/linear.h"
 
+#include <optional>
+
 #include <ATen/ATen.h>
 
 #include "backbone/kernels/autograd.h"
@@ -16,13 +18,14 @@ using torch::autograd::variable_list;
 
 struct LinearFunction final : torch::autograd::Function<LinearFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TI,
-                            const at::Tensor& weight_OI, const at::Tensor& bias_O,
+                            const at::Tensor& weight_OI, const std::optional<at::Tensor>& bias_O,
                             const Segments& rows) {
     // a frozen weight needs no input, an input without gradient no weight
     ctx->save_for_backward({weight_OI.requires_grad() ? x_TI : at::Tensor(),
                             x_TI.requires_grad() ? weight_OI : at::Tensor()});
+    ctx->saved_data["bias"] = bias_O.has_value();
     save_segments(ctx, rows);
-    return rows_matmul(x_TI, weight_OI.t(), bias_O, rows);
+    return rows_matmul(x_TI, weight_OI.t(), bias_O.value_or(at::Tensor()), rows);
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -32,7 +35,7 @@ struct LinearFunction final : torch::autograd::Function<LinearFunction> {
     at::Tensor dx_TI, dw_OI, db_O;
     if (ctx->needs_input_grad(0)) dx_TI = rows_matmul(dy_TO, saved[1], {}, rows);
     if (ctx->needs_input_grad(1)) dw_OI = rows_outer(dy_TO, saved[0], rows);
-    if (ctx->needs_input_grad(2)) db_O = rows_sum(dy_TO, rows);
+    if (ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2)) db_O = rows_sum(dy_TO, rows);
     return {dx_TI, dw_OI, db_O, at::Tensor()};
   }
 };
@@ -50,7 +53,9 @@ at::Tensor linear(const at::Tensor& x_TI, const at::Tensor& weight_OI, const at:
   }
   if (rows.per_sample) check_segments(rows, x_TI.size(0), "linear");
   if (!needs_graph(x_TI, weight_OI, bias_O)) return rows_matmul(x_TI, weight_OI.t(), bias_O, rows);
-  return LinearFunction::apply(x_TI, weight_OI, bias_O, rows);
+  // an undefined tensor is no argument of a Function, an empty optional is one
+  return LinearFunction::apply(x_TI, weight_OI,
+                               bias_O.defined() ? std::make_optional(bias_O) : std::nullopt, rows);
 }
 
 }  // namespace euromodal
