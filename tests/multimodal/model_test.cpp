@@ -3,6 +3,7 @@
 #include "multimodal/model.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
 #include "tests/support/gradcheck.h"
