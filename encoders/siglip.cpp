@@ -39,29 +39,44 @@ class SiglipPooling {
   /// x_TD: N images of P rows; probe_ND: the query once per image -> [N, D].
   at::Tensor forward(const at::Tensor& x_TD, const at::Tensor& probe_ND, const Segments& rows,
                      const Segments& singles) const {
-    const int64_t n = probe_ND.size(0), d = config_.width, heads = config_.heads;
-    const int64_t head = d / heads, length = x_TD.size(0) / n;
     const auto project = [&](int64_t part, const at::Tensor& x, const Segments& segments) {
+      const int64_t d = config_.width;
       const DenseLayer layer{in_weight_.narrow(0, part * d, d), in_bias_.narrow(0, part * d, d)};
       return layer(x, segments);
     };
-    const at::Tensor q_NH1E = project(0, probe_ND, singles).view({n, heads, 1, head});
-    const at::Tensor k_NPHE = project(1, x_TD, rows).view({n, length, heads, head});
-    const at::Tensor v_NPHE = project(2, x_TD, rows).view({n, length, heads, head});
-    // Weighted sums over P of one query each: elementwise products and fp32 sums, so that the bits
-    // of an image do not depend on how many there are.
-    const double scale = 1.0 / std::sqrt(static_cast<double>(head));
-    const at::Tensor scores_NPH = (k_NPHE * q_NH1E.transpose(1, 2)).to(at::kFloat).sum(-1) * scale;
-    const at::Tensor weights_NPH = at::softmax(scores_NPH, 1);
-    const at::Tensor mixed_ND = (weights_NPH.unsqueeze(-1) * v_NPHE).sum(1).reshape({n, d});
-    const at::Tensor y_ND = out_(mixed_ND.to(x_TD.scalar_type()), singles);
-    const at::Tensor inner_NF = activate(fc1_(norm_(y_ND, singles), singles), config_.activation);
+    const at::Tensor q_ND = project(0, probe_ND, singles);
+    const at::Tensor k_TD = project(1, x_TD, rows), v_TD = project(2, x_TD, rows);
+    at::Tensor mixed_ND;
+    if (rows.per_sample) {  // the order of ATen's sums depends on the number of images
+      std::vector<at::Tensor> parts;
+      for (int64_t s = 0; s < rows.count(); ++s)
+        parts.push_back(attend(q_ND.narrow(0, s, 1), k_TD.narrow(0, rows.begin(s), rows.length(s)),
+                               v_TD.narrow(0, rows.begin(s), rows.length(s))));
+      mixed_ND = at::cat(parts);
+    } else {
+      mixed_ND = attend(q_ND, k_TD, v_TD);
+    }
+    const at::Tensor y_ND = out_(mixed_ND, singles);
+    const at::Tensor inner_NF =
+        activate(fc1_(norm_(y_ND, singles), singles), config_.activation, singles);
     return y_ND + fc2_(inner_NF, singles);
   }
 
   at::Tensor probe_1D() const { return probe_11D_.view({1, -1}); }
 
  private:
+  // One query for the rows of each of N images -> [N, D].
+  at::Tensor attend(const at::Tensor& q_ND, const at::Tensor& k_TD, const at::Tensor& v_TD) const {
+    const int64_t n = q_ND.size(0), heads = config_.heads, head = config_.width / heads;
+    const at::Tensor q_N1HE = q_ND.view({n, 1, heads, head});
+    const at::Tensor k_NPHE = k_TD.view({n, -1, heads, head});
+    const at::Tensor v_NPHE = v_TD.view({n, -1, heads, head});
+    const double scale = 1.0 / std::sqrt(static_cast<double>(head));
+    const at::Tensor scores_NPH = (k_NPHE * q_N1HE).to(at::kFloat).sum(-1) * scale;
+    const at::Tensor weights_NPH = at::softmax(scores_NPH, 1);
+    return (weights_NPH.unsqueeze(-1) * v_NPHE).sum(1).reshape({n, -1}).to(k_TD.scalar_type());
+  }
+
   VitConfig config_{};
   at::Tensor probe_11D_, in_weight_, in_bias_;
   DenseLayer out_, fc1_, fc2_;

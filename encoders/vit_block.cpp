@@ -17,7 +17,9 @@ Activation parse_activation(const std::string& word, const std::string& where) {
   throw ConfigError("{}: got {}, expected gelu, gelu_pytorch_tanh or quick_gelu", where, word);
 }
 
-at::Tensor activate(const at::Tensor& x, Activation activation) {
+namespace {
+
+at::Tensor block_activate(const at::Tensor& x, Activation activation) {
   switch (activation) {
     case Activation::kGelu:
       return at::gelu(x, "none");
@@ -27,6 +29,16 @@ at::Tensor activate(const at::Tensor& x, Activation activation) {
       break;
   }
   return x * at::sigmoid(x * 1.702);
+}
+
+}  // namespace
+
+at::Tensor activate(const at::Tensor& x_TF, Activation activation, const Segments& rows) {
+  if (!rows.per_sample || rows.count() == 1) return block_activate(x_TF, activation);
+  std::vector<at::Tensor> parts;
+  for (int64_t s = 0; s < rows.count(); ++s)
+    parts.push_back(block_activate(x_TF.narrow(0, rows.begin(s), rows.length(s)), activation));
+  return at::cat(parts);
 }
 
 DenseLayer DenseLayer::take(const WeightScope& weights, const std::string& name,
@@ -80,7 +92,7 @@ at::Tensor EncoderBlock::forward(const at::Tensor& x_TD, const Segments& rows) c
                                           .scale = 1.0 / std::sqrt(static_cast<double>(head))},
                                          rows);
   const at::Tensor mid_TD = x_TD + out_(mixed_THN.reshape({-1, shape_.width}), rows);
-  const at::Tensor inner_TF = activate(fc1_(norm2_(mid_TD, rows), rows), shape_.activation);
+  const at::Tensor inner_TF = activate(fc1_(norm2_(mid_TD, rows), rows), shape_.activation, rows);
   return mid_TD + fc2_(inner_TF, rows);
 }
 

@@ -16,7 +16,9 @@ namespace euromodal {
 enum class Activation { kGelu, kGeluTanh, kQuickGelu };
 /// transformers' names: gelu, gelu_pytorch_tanh, quick_gelu; else ConfigError naming `where`.
 Activation parse_activation(const std::string& word, const std::string& where);
-at::Tensor activate(const at::Tensor& x, Activation activation);
+/// Elementwise. With rows.per_sample sample by sample: ATen's vector loops and their tails round
+/// differently, and where the tails are depends on the number of elements.
+at::Tensor activate(const at::Tensor& x_TF, Activation activation, const Segments& rows);
 
 /// `NAME.weight` [O, I] and `NAME.bias` [O].
 struct DenseLayer {

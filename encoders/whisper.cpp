@@ -232,12 +232,14 @@ class WhisperEncoder final : public Encoder {
     const at::Tensor near_F3M =
         at::cat({whisper_previous(mel_FM, frames), mel_FM, whisper_next(mel_FM, frames)}, 1);
     const at::Tensor x_FD =
-        at::gelu(linear(near_F3M, whisper_conv_matrix(conv1_OC3_), conv1_bias_, frames));
+        activate(linear(near_F3M, whisper_conv_matrix(conv1_OC3_), conv1_bias_, frames),
+                 Activation::kGelu, frames);
     // Row t sees frames 2t-1, 2t and 2t+1: the last two are a pair, the first ends the pair before.
     const at::Tensor pairs_T2D = x_FD.view({-1, 2 * config_.width});
     const at::Tensor odd_TD = pairs_T2D.narrow(1, config_.width, config_.width);
     const at::Tensor near_T3D = at::cat({whisper_previous(odd_TD, rows), pairs_T2D}, 1);
-    return at::gelu(linear(near_T3D, whisper_conv_matrix(conv2_OC3_), conv2_bias_, rows));
+    return activate(linear(near_T3D, whisper_conv_matrix(conv2_OC3_), conv2_bias_, rows),
+                    Activation::kGelu, rows);
   }
 
   // Drops the rows of padded silence.

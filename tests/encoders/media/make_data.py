@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Small media files in data/ and what they decode to, in data/expected.safetensors ([H, W, 3] u8 as Pillow shows them, sound as f32).
 
-Needs tests/requirements-oracle.txt (pillow, torch) and the ffmpeg program.
+Needs tests/requirements-oracle.txt (pillow 13.0.0, torch) and the ffmpeg program.
 """
 import pathlib
 import subprocess

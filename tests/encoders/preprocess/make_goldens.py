@@ -2,7 +2,7 @@
 """Goldens of the preprocessing: log-mel of transformers' WhisperFeatureExtractor (torch path), Pillow's resize, and the PIL
 backend of transformers' CLIP and SigLIP image processors.
 
-Needs tests/requirements-oracle.txt (torch 2.11.0, transformers 5.23.0, pillow). Writes goldens/ beside itself.
+Needs tests/requirements-oracle.txt (torch 2.11.0, transformers 5.23.0, pillow 13.0.0). Writes goldens/ beside itself.
 Inputs are formulas that both sides compute exactly:
   sound    sample i = ((7 i i + 131 i) mod 65521 - 32760) / 65521
   picture  byte of (y, x, c) = (37 y y + 59 x x + 13 x y (c + 1) + 101 c) >> 4, mod 256: smooth in places, wild in others
