@@ -8,6 +8,7 @@ const std::vector<Command>& commands() {
       {"tokenize", "text to token ids and back", &run_tokenize},
       {"generate", "text completion of a prompt", &run_generate},
       {"encode", "feature rows of pictures or sound", &run_encode},
+      {"caption", "text for pictures, sound and video", &run_caption},
       {"data", "makes tar shards, indexes them, finds bad samples", &run_data},
       {"chat", "interactive chat with the model's template", &run_chat},
       {"train", "trains adapters, encoders or a backbone from a YAML file", &run_train},

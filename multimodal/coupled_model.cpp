@@ -77,21 +77,19 @@ at::Tensor CoupledModel::forward(const Batch& batch, FeatureCache* cache) const 
 }
 
 at::Tensor CoupledModel::embed(const Batch& batch, FeatureCache* cache) const {
+  std::vector<Gathered> gathered;  // all counts are checked before any work
+  for (const Modality kind : kModalities) gathered.push_back(gather(batch, kind));
   at::Tensor emb_TD = parts_.text.llama->embed(
       coupled_lookup_ids(batch).to(parts_.text.llama->embedding_VD().device()), batch.rows);
-  for (const Modality kind : kModalities) {
-    const Gathered items = gather(batch, kind);
+  for (const Gathered& items : gathered) {
     if (items.places.empty()) continue;
-    const MediaPart& media = part(kind);
+    const MediaPart& media = part(items.kind);
     Features features = encode(items, media, batch.rows.per_sample, cache);
-    std::vector<SpliceItem> places = items.places;
-    for (size_t i = 0; i < places.size(); ++i)
-      places[i].rows = media.adapter->num_tokens(features.items[i]);
     const at::Tensor rows_MD = media.adapter->forward(
         {.rows_LE = features.rows_LE,
          .items = std::move(features.items),
          .samples = Segments::from_lengths(items.per_sample, batch.rows.per_sample)});
-    emb_TD = splice(emb_TD, rows_MD.to(emb_TD.scalar_type()), places);
+    emb_TD = splice(emb_TD, rows_MD.to(emb_TD.scalar_type()), items.places);
   }
   return emb_TD;
 }
@@ -122,6 +120,11 @@ CoupledModel::Gathered CoupledModel::gather(const Batch& batch, Modality kind) c
     check<DataError>(runs == items, "sample {}: {} placeholder runs but {} {} items", example.id,
                      runs, items, modality_name(kind));
     out.per_sample.push_back(items);
+  }
+  for (size_t i = 0; i < out.places.size(); ++i) {
+    SpliceItem& place = out.places[i];
+    place.rows = num_tokens(kind, out.inputs[i]);
+    check_rows(place);
   }
   return out;
 }

@@ -11,6 +11,12 @@
 
 namespace euromodal {
 
+void check_rows(const SpliceItem& item) {
+  check<DataError>(item.length == item.rows,
+                   "sample {}: {} {} has {} placeholder tokens but {} feature rows", item.sample,
+                   modality_name(item.kind), item.item, item.length, item.rows);
+}
+
 at::Tensor splice(const at::Tensor& emb_TD, const at::Tensor& rows_MD,
                   const std::vector<SpliceItem>& items) {
   check(emb_TD.dim() == 2 && rows_MD.dim() == 2 && emb_TD.size(1) == rows_MD.size(1) &&
@@ -21,9 +27,7 @@ at::Tensor splice(const at::Tensor& emb_TD, const at::Tensor& rows_MD,
   std::vector<int64_t> index;
   int64_t total = 0, end = 0;
   for (const SpliceItem& item : items) {
-    check<DataError>(item.length == item.rows,
-                     "sample {}: {} {} has {} placeholder tokens but {} feature rows", item.sample,
-                     modality_name(item.kind), item.item, item.length, item.rows);
+    check_rows(item);
     check(item.start >= end && item.length >= 0 && item.start <= emb_TD.size(0) - item.length,
           "sample {}: {} {}: placeholder rows {} to {} overlap others or leave the {} rows",
           item.sample, modality_name(item.kind), item.item, item.start, item.start + item.length,

@@ -21,6 +21,10 @@ struct SpliceItem {
   std::string sample;  // id, for messages
 };
 
+/// DataError naming the sample and both numbers unless the item brings as many rows as it has
+/// placeholders.
+void check_rows(const SpliceItem& item);
+
 /// emb_TD [T, D] with the rows of `items` replaced by rows_MD [M, D], in order; same dtype.
 /// Differentiable in both. DataError naming the sample and the numbers unless every item brings
 /// exactly as many rows as it has placeholders.

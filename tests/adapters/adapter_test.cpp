@@ -6,6 +6,7 @@
 #include <functional>
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
 #include "adapters/projector.h"

@@ -125,7 +125,8 @@ uint64_t hash_of(const std::string& text) {
 }
 
 Example example_of(const World& world, const std::string& id, const std::vector<Modality>& kinds) {
-  Record record{.id = id};
+  Record record;
+  record.id = id;
   Message user{"user"};
   Example out;
   out.id = id;
@@ -203,7 +204,8 @@ TEST(CoupledModelTest, GradientsReachExactlyTheTrainableTensors) {
     const bool wanted =
         p.name.starts_with("adapter.image.") || p.name.starts_with("adapter.audio.");
     EXPECT_EQ(p.tensor.grad().defined(), wanted) << p.name;
-    if (wanted) EXPECT_GT(p.tensor.grad().abs().max().item<double>(), 0) << p.name;
+    if (!wanted) continue;
+    EXPECT_GT(p.tensor.grad().abs().max().item<double>(), 0) << p.name;
   }
 }
 

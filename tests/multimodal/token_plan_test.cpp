@@ -75,10 +75,11 @@ TEST(TokenPlanTest, PiecesAroundAPlaceholderThatIsNoToken) {
   ASSERT_EQ(a.ids.size(), b.ids.size());
   EXPECT_EQ(a.spans[0].start, b.spans[0].start);
   for (size_t t = 0; t < a.ids.size(); ++t) {
-    if (a.ids[t] == 900)
+    if (a.ids[t] == 900) {
       EXPECT_EQ(b.ids[t], 5);
-    else
+    } else {
       EXPECT_EQ(plain.tokenizer->token_of(a.ids[t]), llava.tokenizer->token_of(b.ids[t]));
+    }
   }
 }
 
@@ -109,7 +110,8 @@ TEST(TokenPlanTest, LabelsCoverTheAnswerAndItsEnd) {
     want.push_back(4);  // <|im_end|>
     EXPECT_EQ(labelled(plan), want);
     for (size_t t = 0; t + 1 < plan.ids.size(); ++t) {
-      if (plan.labels[t] >= 0) EXPECT_EQ(plan.labels[t], plan.ids[t + 1]);
+      if (plan.labels[t] < 0) continue;
+      EXPECT_EQ(plan.labels[t], plan.ids[t + 1]);
     }
     EXPECT_EQ(std::count(plan.ids.begin(), plan.ids.end(), 1), 1);
     // What inference sees is the beginning of what training sees, and the first label follows it.
