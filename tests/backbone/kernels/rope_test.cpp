@@ -1,3 +1,4 @@
+// rope_test.cpp — rotary tables of every scaling against transformers, rotation and its gradient.
 #include "backbone/kernels/rope/rope.h"
 
 #include <filesystem>
