@@ -2,10 +2,10 @@
 // was trained on.
 #include "inference/language.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "core/error.h"
+#include "core/log.h"
 
 namespace euromodal {
 namespace {
@@ -40,9 +40,8 @@ std::string caption_prompt(const std::string& prompt, const std::string& languag
   if (prompt.empty()) return "Describe this in " + name + ".";
   std::string out = prompt;
   size_t at = out.find(place);
-  check<UsageError>(at != std::string::npos,
-                    "--language: the prompt has no {} to fill; leave --prompt out or put it in",
-                    place);
+  if (at == std::string::npos)
+    log_warn("--language {}: the prompt has no {} to fill and is taken as it is", language, place);
   for (; at != std::string::npos; at = out.find(place, at + name.size()))
     out.replace(at, place.size(), name);
   return out;

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include <c10/core/GradMode.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
