@@ -198,15 +198,15 @@ std::string plan_kind_counts(const std::vector<Modality>& kinds) {
 /// CONTRACT 15: same kinds, same number, same order.
 void plan_check_markers(const std::vector<Modality>& markers, const std::vector<Modality>& kinds,
                         const PlanContext& context) {
+  std::string faults;
   for (const Modality kind : kKinds) {
     const auto placed = std::count(markers.begin(), markers.end(), kind);
     const auto given = std::count(kinds.begin(), kinds.end(), kind);
-    check<DataError>(placed == given,
-                     "{}: the prompt holds {} markers {}, but {} {} inputs are given; they must "
-                     "agree",
-                     modality_name(kind), placed, context.marker[plan_index(kind)], given,
-                     modality_name(kind));
+    if (placed == given) continue;
+    faults += fmt::format("{}{} markers {} for {} {} inputs", faults.empty() ? "" : ", ", placed,
+                          context.marker[plan_index(kind)], given, modality_name(kind));
   }
+  check<DataError>(faults.empty(), "the prompt holds {}; markers and media must agree", faults);
   check<DataError>(markers == kinds,
                    "the order of the markers in the prompt ({}) is not that of the inputs ({})",
                    plan_kind_counts(markers), plan_kind_counts(kinds));

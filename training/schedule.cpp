@@ -48,7 +48,7 @@ double Schedule::factor(int64_t step) const {
   const double share = std::min(1.0, (done - start) / way);
   if (shape_.kind == Kind::kCosine)
     return shape_.final + (1.0 - shape_.final) * 0.5 * (1.0 + std::cos(std::numbers::pi * share));
-  return 1.0 + (shape_.final - 1.0) * share;
+  return std::lerp(1.0, shape_.final, share);  // exactly `final` at the end
 }
 
 }  // namespace euromodal

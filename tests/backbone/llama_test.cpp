@@ -45,15 +45,22 @@ Golden load_golden(const std::string& name) {
 struct Built {
   Llama llama;
   std::map<std::string, at::Tensor> parameters;
+  // The head; of a tied model a handle of its own, as the trainer takes one: the table's gradients
+  // from its two ends are summed apart, each in sample order.
+  at::Tensor head_VD;
 };
 
 Built build(const Golden& golden, at::ScalarType dtype, bool train = false) {
   Weights weights = Weights::from_tensors(golden.weights, dtype, "golden");
-  Built out{Llama(golden.config, weights.scope()), {}};
+  Built out{Llama(golden.config, weights.scope()), {}, {}};
   weights.finish();
   for (const NamedTensor& p : weights.taken()) {
     if (train) p.tensor.requires_grad_(true);
     out.parameters[p.name] = p.tensor;
+  }
+  out.head_VD = out.llama.head_VD();
+  if (train && golden.config.tie_embeddings) {
+    out.head_VD = out.head_VD.detach().requires_grad_(true);
   }
   return out;
 }
@@ -162,7 +169,7 @@ double packed_loss(const Built& model, const std::vector<at::Tensor>& samples) {
   const at::Tensor h_TD = model.llama.forward(model.llama.embed(ids_T, rows), rows);
   const at::Tensor loss =
       linear_cross_entropy({.hidden_RD = h_TD.index_select(0, at::tensor(picked, at::kLong)),
-                            .weight_VD = model.llama.head_VD(),
+                            .weight_VD = model.head_VD,
                             .labels_R = at::tensor(labels, at::kLong),
                             .row_weight_R = {}},
                            Segments::from_lengths(kept, /*per_sample=*/true));
@@ -186,6 +193,7 @@ TEST(LlamaPackingTest, PackedEqualsOneByOneBitForBit) {
     EXPECT_EQ(together, static_cast<double>(apart)) << name;
     for (const auto& [key, p] : packed.parameters)
       EXPECT_TRUE(tensor_equal(p.grad(), single.parameters.at(key).grad())) << name << " " << key;
+    EXPECT_TRUE(tensor_equal(packed.head_VD.grad(), single.head_VD.grad())) << name;
   }
 }
 

@@ -1,5 +1,5 @@
-// attention_test.cpp — packed attention: against its reference, gradients by central differences, the bits of a sample
-// whatever its neighbours, grouped heads, the KV cache.
+// attention_test.cpp — packed attention: against its reference, gradients by central differences,
+// the bits of a sample whatever its neighbours, grouped heads, the KV cache.
 #include "backbone/kernels/attention/attention.h"
 
 #include <gtest/gtest.h>

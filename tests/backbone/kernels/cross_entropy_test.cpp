@@ -1,4 +1,5 @@
-// cross_entropy_test.cpp — fused linear + cross-entropy in chunks: against its reference, gradients, frozen head.
+// cross_entropy_test.cpp — fused linear + cross-entropy in chunks: against its reference,
+// gradients, frozen head.
 #include "backbone/kernels/cross_entropy/cross_entropy.h"
 
 #include <gtest/gtest.h>

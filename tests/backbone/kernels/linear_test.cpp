@@ -1,4 +1,5 @@
-// linear_test.cpp — linear over packed rows: against its reference, gradients, frozen weights, packed = one by one.
+// linear_test.cpp — linear over packed rows: against its reference, gradients, frozen weights,
+// packed = one by one.
 #include "backbone/kernels/linear/linear.h"
 
 #include <gtest/gtest.h>
