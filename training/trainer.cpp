@@ -174,8 +174,12 @@ class Trainer {
       metrics_.add("tokens", static_cast<double>(batch.ids_T.numel()), 0.0);
       metrics_.add("samples", static_cast<double>(batch.examples.size()), 0.0);
       if (!sums.loss_sum.defined()) continue;
-      sums.loss_sum.backward();
-      buffer_->gather_gradient();
+      // A batch may reach nothing that is trained (text alone, when only adapters are): its loss
+      // counts, its gradient is zero.
+      if (sums.loss_sum.requires_grad()) {
+        sums.loss_sum.backward();
+        buffer_->gather_gradient();
+      }
       buffer_->tail()[0] += sums.loss_sum.item<float>();
       count += sums.count;
       metrics_.add(sums.metrics);

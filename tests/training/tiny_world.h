@@ -136,8 +136,9 @@ class TinyWorld {
                      "data: [{{path: {}/{}.jsonl, repeat: 1.0}}]\nbatch: {{samples: 6, parts: 3, "
                      "workers: 1}}\ntrainable: [{}]\n"
                      "optimizer:\n  - {{params: [\"*norm*\", \"*bias\", \"*embed*\", \"*gain*\", "
-                     "\"*conv*\", \"*head*\"], type: adamw, lr: 0.003}}\n  - {{params: [\"*\"], "
-                     "type: muon, lr: 0.02}}\n"
+                     "\"*conv*\", \"*head*\"], type: adamw, lr: 0.003, betas: [0.9, 0.95], eps: "
+                     "1.0e-8, weight_decay: 0.0}}\n  - {{params: [\"*\"], "
+                     "type: muon, lr: 0.02, momentum: 0.95, ns_steps: 5}}\n"
                      "schedule: {{type: trapezoid, warmup: 0.2, constant: 0.4, final: "
                      "0.1}}\nclip_norm: 1.0\nsteps: 6\nlog_every: 2\n",
                      d, data, trainable);
@@ -166,10 +167,10 @@ class TinyWorld {
     const auto world = make_single();
     return train(Config::load(file, overrides), {.resume = resume}, *world);
   }
-  /// Untrained text, picture and sound models, for "adapters".
+  /// Text, picture and sound models for "adapters", trained for a few steps: in a fresh model the
+  /// output projections are zero and no gradient would reach an adapter.
   void models() const {
-    for (const char* objective : {"text", "pictures", "sounds"})
-      run(config(objective, objective), {"steps=0"});
+    for (const char* objective : {"text", "pictures", "sounds"}) run(config(objective, objective));
   }
 
   std::filesystem::path path(const std::string& name) const { return dir_ / name; }

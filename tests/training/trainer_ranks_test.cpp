@@ -94,7 +94,9 @@ TEST_F(TrainerRanksTest, SigkillAtAnyMomentLosesNothing) {
     ::kill(child, SIGKILL);
     int status = 0;
     ::waitpid(child, &status, 0);
-    if (WIFEXITED(status)) EXPECT_EQ(WEXITSTATUS(status), 0);  // it was done before
+    if (WIFEXITED(status)) {  // it was done before
+      EXPECT_EQ(WEXITSTATUS(status), 0);
+    }
   }
   ASSERT_EQ(world_.run(killed, set, "auto"), TrainEnd::kDone);
   EXPECT_EQ(world_.state("killed", 40), world_.state("whole", 40));
