@@ -1,4 +1,4 @@
-#!/ usr / bin / env python3
+#!/usr/bin/env python3
 """Goldens of the optimisers: ten steps of torch.optim.AdamW and of Muon on drawn tensors.
 
 Needs tests/requirements-oracle.txt (torch 2.11.0, safetensors). Muon is written here from its
@@ -23,8 +23,7 @@ def adamw():
     g = torch.Generator().manual_seed(11)
     out = {}
     shapes = {"w": (7, 5), "b": (13,), "c": (3, 2, 4)}
-    params = {
-n: torch.nn.Parameter(draw(g, s)) for n, s in shapes.items()}
+    params = {n: torch.nn.Parameter(draw(g, s)) for n, s in shapes.items()}
     for n, p in params.items():
         out[f"start.{n}"] = p.detach().clone()
     optimiser = torch.optim.AdamW(params.values(), lr=3e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
@@ -52,10 +51,8 @@ def muon():
     g = torch.Generator().manual_seed(12)
     lr, beta, decay = 0.02, 0.95, 0.05
     shapes = {"wide": (4, 9), "tall": (12, 5), "tall2": (12, 5), "square": (6, 6)}
-    params = {
-n: draw(g, s) for n, s in shapes.items()}
-    momentum = {
-n: torch.zeros(s) for n, s in shapes.items()}
+    params = {n: draw(g, s) for n, s in shapes.items()}
+    momentum = {n: torch.zeros(s) for n, s in shapes.items()}
     out = {f"start.{n}": p.clone() for n, p in params.items()}
     for t in range(STEPS):
         for n, p in params.items():
