@@ -12,6 +12,7 @@ const std::vector<Command>& commands() {
       {"data", "makes tar shards, indexes them, finds bad samples", &run_data},
       {"chat", "interactive chat with the model's template", &run_chat},
       {"train", "trains adapters, encoders or a backbone from a YAML file", &run_train},
+      {"inspect", "says what a model, checkpoint, shard or config holds", &run_inspect},
   };
   return table;
 }
