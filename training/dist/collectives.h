@@ -7,6 +7,10 @@
 //   world->set_phase("step 120", /*deadline_s=*/300);
 //   world->all_reduce_sum(gradients.data(), count);
 //
+// Sums of floats are taken in order of ranks, number by number: ((r0 + r1) + r2) + ... Their bits
+// depend on the ranks' values alone, not on how an array is cut into calls or slices, on what runs
+// at the same time, or on an MPI library's algorithm.
+//
 // What main does with an exception: abort_world(code, message), then its own report and exit code.
 #pragma once
 #include <cstdint>
@@ -17,6 +21,35 @@
 #include "core/error.h"
 
 namespace euromodal {
+
+/// Slices of an array, one for each rank: rank r's is [slices[r], slices[r + 1]). size() + 1
+/// ascending numbers from 0; equal neighbours are an empty slice. The same on every rank.
+using Slices = std::vector<int64_t>;
+/// `count` numbers in `ranks` slices of about equal length.
+Slices even_slices(int64_t count, int ranks);
+
+/// A collective on its way. Its buffers stay where they are until it is done. Operations move on
+/// inside test() and inside the wait of any collective of the same world, and only there.
+class Pending {
+ public:
+  virtual ~Pending() = default;
+  /// Does what can be done without waiting; true when the operation is done.
+  virtual bool test() = 0;
+  /// Until done, at most the deadline of the phase.
+  virtual void wait() = 0;
+};
+
+/// A sum over ranks of which each rank keeps its own slice.
+struct ScatterSum {
+  const float* data = nullptr;  // this rank's addends, slices.back() numbers
+  Slices slices;
+  /// This rank's slice of the sum. May be the same place in `data` (data + slices[rank]).
+  float* out = nullptr;
+  /// out = ((out + r0) + r1) + ... instead of (r0 + r1) + ...
+  bool onto_out = false;
+  /// Only ranks below this give addends (the data of the others is not looked at); -1: all.
+  int ranks = -1;
+};
 
 /// One rank's calls come from the thread that called make_world().
 class Collectives {
@@ -33,11 +66,21 @@ class Collectives {
   virtual void barrier() = 0;
   /// `bytes` is the same on every rank.
   virtual void broadcast(void* data, int64_t bytes, int root) = 0;
-  /// In place, sum over ranks: the same bits on every rank and in every run, but not independent of
-  /// the number of ranks (see ordered_sum). `count` is the same on every rank.
-  virtual void all_reduce_sum(float* data, int64_t count) = 0;
+  /// In place, sum over ranks. `count` is the same on every rank. Floats are added in order of
+  /// ranks, doubles in any fixed order.
+  void all_reduce_sum(float* data, int64_t count) { start_all_reduce_sum(data, count)->wait(); }
   virtual void all_reduce_sum(double* data, int64_t count) = 0;
   virtual void all_reduce_max(double* data, int64_t count) = 0;
+  void reduce_scatter_sum(const ScatterSum& sum) { start_reduce_scatter_sum(sum)->wait(); }
+  /// In place: this rank's slice of `data` goes to every other rank. Slices are in bytes.
+  void all_gather_slices(void* data, const Slices& bytes) {
+    start_all_gather_slices(data, bytes)->wait();
+  }
+  /// The same without waiting. Every rank starts its operations in the same order; they may be
+  /// tested and waited for in any.
+  virtual std::unique_ptr<Pending> start_all_reduce_sum(float* data, int64_t count) = 0;
+  virtual std::unique_ptr<Pending> start_reduce_scatter_sum(const ScatterSum& sum) = 0;
+  virtual std::unique_ptr<Pending> start_all_gather_slices(void* data, const Slices& bytes) = 0;
   /// `bytes` (any number, also 0) of every rank, one after the other in order of ranks.
   virtual std::vector<char> all_gather(const void* data, int64_t bytes) = 0;
   /// Deterministic mode: `parts` are this rank's addends (any number, also none), each `count`
@@ -46,6 +89,11 @@ class Collectives {
   /// `out` may be one of the parts.
   virtual void ordered_sum(const std::vector<const float*>& parts,
                            const std::vector<int64_t>& part_ids, int64_t count, float* out) = 0;
+  /// Groups, which live as long as this world and follow its phases: the ranks of this node, and
+  /// the ranks of all nodes that have this rank's number on theirs. In a group of one node, node()
+  /// is the group itself and cross() is one rank alone; in a cross group it is the other way round.
+  virtual Collectives& node() = 0;
+  virtual Collectives& cross() = 0;
 };
 
 constexpr int kDeadlineExit = 42;
@@ -53,7 +101,8 @@ constexpr int kDeadlineExit = 42;
 struct WorldOptions {
   double setup_deadline_s = 900.0;  // of the first phase, "setup", and of the last, "shutdown"
   int64_t chunk_bytes = int64_t{1} << 30;     // largest single MPI transfer (MPI counts are int)
-  int64_t ordered_bytes = int64_t{16} << 20;  // memory that ordered_sum may take for gathered parts
+  int64_t ordered_bytes = int64_t{16} << 20;  // memory that one ordered sum may take for addends
+  int ranks_per_node = 0;  // 0: as MPI finds them; else neighbouring ranks count as a node
 };
 
 /// The world of this process: MPI when started by mpirun or srun, else one rank. Call once, keep it

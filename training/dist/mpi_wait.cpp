@@ -8,8 +8,6 @@
 
 #include <sched.h>
 
-#include "training/dist/collectives.h"
-
 namespace euromodal {
 
 std::string WaitContext::text() const {
@@ -24,14 +22,13 @@ void check_mpi(int code, const char* call, const WaitContext& context) {
   throw DistError("{}: {} failed: {}", context.text(), call, text);
 }
 
-void wait_mpi(MPI_Request* request, bool ready, const WaitContext& context) {
+void wait_until(const std::function<bool()>& done, bool ready, const WaitContext& context) {
   constexpr double kSpinColdS = 100e-6;  // arrival of peers: may take long, give the core away soon
   constexpr double kSpinReadyS = 50e-3;  // data in motion: sleeping would stall the transfer
   const double spin_until = MPI_Wtime() + (ready ? kSpinReadyS : kSpinColdS);
   for (;;) {
-    int done = 0;
-    check_mpi(MPI_Test(request, &done, MPI_STATUS_IGNORE), "MPI_Test", context);
-    if (done != 0) return;
+    if (done()) return;
+    if (context.progress != nullptr) context.progress->poll();
     const double now = MPI_Wtime();
     if (now < spin_until) {
       sched_yield();  // more ranks than cores: let the peer run
@@ -48,6 +45,15 @@ void wait_mpi(MPI_Request* request, bool ready, const WaitContext& context) {
     }
     std::this_thread::sleep_for(std::chrono::microseconds(50));
   }
+}
+
+void wait_mpi(MPI_Request* request, bool ready, const WaitContext& context) {
+  const auto done = [&] {
+    int flag = 0;
+    check_mpi(MPI_Test(request, &flag, MPI_STATUS_IGNORE), "MPI_Test", context);
+    return flag != 0;
+  };
+  wait_until(done, ready, context);
 }
 
 }  // namespace euromodal

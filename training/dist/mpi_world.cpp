@@ -9,42 +9,42 @@
 #include <numeric>
 
 #include "training/dist/collectives.h"
+#include "training/dist/mpi_exchange.h"
 #include "training/dist/mpi_wait.h"
 #include "training/dist/part_sum.h"
 
 namespace euromodal {
 namespace {
 
-// FNV-1a, cut to 62 bits: enough to tell operations apart, and its negative is representable.
-int64_t mpi_operation_key(const std::string& operation, int64_t sequence) {
-  uint64_t hash = 1469598103934665603ULL ^ static_cast<uint64_t>(sequence);
-  for (const char c : operation) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211ULL;
-  return static_cast<int64_t>((hash ^ (hash >> 32)) & ((1ULL << 62) - 1));
-}
-
 class MpiWorld final : public Collectives {
  public:
+  /// Starts MPI.
   explicit MpiWorld(const WorldOptions& options);
+  /// The ranks of `world` with the same `colour`, in their order.
+  MpiWorld(const MpiWorld& world, const std::string& name, int colour);
   ~MpiWorld() override;
   MpiWorld(const MpiWorld&) = delete;
   MpiWorld& operator=(const MpiWorld&) = delete;
 
-  int rank() const override { return context_.rank; }
-  int size() const override { return context_.size; }
+  int rank() const override { return link_.rank; }
+  int size() const override { return link_.size; }
   int local_rank() const override { return local_rank_; }
   int local_size() const override { return local_size_; }
 
   void set_phase(const std::string& phase, double deadline_s) override {
     check<DistError>(deadline_s > 0, "phase '{}': deadline {} s: expected more than 0", phase,
                      deadline_s);
-    context_.phase = phase;
-    context_.deadline_s = deadline_s;
+    for (MpiWorld* group : {this, node_.get(), cross_.get()}) {
+      if (group == nullptr) continue;
+      group->context_.phase = phase;
+      group->context_.deadline_s = deadline_s;
+    }
   }
   void barrier() override { enter("barrier"); }
   void broadcast(void* data, int64_t bytes, int root) override;
-  void all_reduce_sum(float* data, int64_t count) override {
-    reduce(data, count, {"all_reduce_sum of {} f32", MPI_FLOAT, sizeof(float), MPI_SUM});
-  }
+  std::unique_ptr<Pending> start_all_reduce_sum(float* data, int64_t count) override;
+  std::unique_ptr<Pending> start_reduce_scatter_sum(const ScatterSum& sum) override;
+  std::unique_ptr<Pending> start_all_gather_slices(void* data, const Slices& bytes) override;
   void all_reduce_sum(double* data, int64_t count) override {
     reduce(data, count, {"all_reduce_sum of {} f64", MPI_DOUBLE, sizeof(double), MPI_SUM});
   }
@@ -54,6 +54,10 @@ class MpiWorld final : public Collectives {
   std::vector<char> all_gather(const void* data, int64_t bytes) override;
   void ordered_sum(const std::vector<const float*>& parts, const std::vector<int64_t>& part_ids,
                    int64_t count, float* out) override;
+  Collectives& node() override { return node_ ? *node_ : group_name_ == "node" ? *this : *alone_; }
+  Collectives& cross() override {
+    return cross_ ? *cross_ : group_name_ == "cross" ? *this : *alone_;
+  }
 
  private:
   struct Reduction {
@@ -62,21 +66,33 @@ class MpiWorld final : public Collectives {
     size_t type_bytes;
     MPI_Op op;
   };
+  void learn_group();
+  std::string named(const std::string& operation) const {
+    return group_name_.empty() ? operation : group_name_ + " group: " + operation;
+  }
   void enter(const std::string& operation);
+  std::unique_ptr<Pending> exchange(MpiExchangePlan plan);
+  void check_slices(const Slices& slices, const char* operation) const;
   void reduce(void* data, int64_t count, const Reduction& what);
   std::vector<int64_t> gather_i64(int64_t value);
   void gather_bytes(const char* data, const std::vector<int64_t>& counts, char* out);
   void wait(MPI_Request* request) { wait_mpi(request, /*ready=*/true, context_); }
 
   WorldOptions options_;
-  WaitContext context_;
-  MPI_Comm comm_ = MPI_COMM_NULL, node_ = MPI_COMM_NULL;
+  std::string group_name_;  // "": the world
+  WaitContext context_;     // rank and size of the world, also in a group
+  std::shared_ptr<MpiProgress> progress_;
+  MPI_Comm comm_ = MPI_COMM_NULL;
+  MpiLink link_;
   int local_rank_ = 0, local_size_ = 1;
+  std::unique_ptr<MpiWorld> node_, cross_;              // of the world
+  std::unique_ptr<Collectives> alone_ = make_single();  // of a group
   int64_t sequence_ = 0;
   int exceptions_ = std::uncaught_exceptions();
 };
 
-MpiWorld::MpiWorld(const WorldOptions& options) : options_(options) {
+MpiWorld::MpiWorld(const WorldOptions& options)
+    : options_(options), progress_(std::make_shared<MpiProgress>()) {
   check<DistError>(options.chunk_bytes >= 64 && options.chunk_bytes <= (int64_t{1} << 30),
                    "chunk_bytes {}: expected 64..2^30 (MPI counts are int)", options.chunk_bytes);
   int initialised = 0, provided = 0;
@@ -102,28 +118,59 @@ MpiWorld::MpiWorld(const WorldOptions& options) : options_(options) {
         "srun started {} tasks but MPI sees 1: start with srun --mpi=pmix, or with mpirun", tasks);
   }
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup", context_);
-  check_mpi(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node_),
-            "MPI_Comm_split_type", context_);
-  MPI_Comm_rank(node_, &local_rank_);
-  MPI_Comm_size(node_, &local_size_);
+  learn_group();
+  int on_node = options.ranks_per_node;
+  int first = on_node > 0 ? context_.rank / on_node * on_node : context_.rank;
+  if (on_node <= 0) {
+    MPI_Comm shared = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_split_type(comm_, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &shared),
+              "MPI_Comm_split_type", context_);
+    check_mpi(MPI_Bcast(&first, 1, MPI_INT, 0, shared), "MPI_Bcast", context_);
+    MPI_Comm_free(&shared);
+  }
+  node_ = std::make_unique<MpiWorld>(*this, "node", first);
+  local_rank_ = node_->local_rank_ = node_->rank();
+  local_size_ = node_->local_size_ = node_->size();
+  cross_ = std::make_unique<MpiWorld>(*this, "cross", local_rank_);
+}
+
+MpiWorld::MpiWorld(const MpiWorld& world, const std::string& name, int colour)
+    : options_(world.options_),
+      group_name_(name),
+      context_(world.context_),
+      progress_(world.progress_) {
+  check_mpi(MPI_Comm_split(world.comm_, colour, world.rank(), &comm_), "MPI_Comm_split", context_);
+  learn_group();
+}
+
+void MpiWorld::learn_group() {
+  context_.progress = progress_.get();
+  link_ = {comm_, 0, 1, options_.chunk_bytes, options_.ordered_bytes};
+  MPI_Comm_rank(comm_, &link_.rank);
+  MPI_Comm_size(comm_, &link_.size);
 }
 
 MpiWorld::~MpiWorld() {
   // With an exception on its way the peers still wait for this rank: MPI_Finalize would hang too.
   if (std::uncaught_exceptions() > exceptions_) return;
+  if (!group_name_.empty()) {
+    MPI_Comm_free(&comm_);
+    return;
+  }
   try {
     set_phase("shutdown", options_.setup_deadline_s);
     enter("shutdown");  // has a deadline, MPI_Finalize has none; meets no other barrier
   } catch (const std::exception& e) {
     abort_world(1, e.what());
   }
-  MPI_Comm_free(&node_);
+  node_.reset();
+  cross_.reset();
   MPI_Comm_free(&comm_);
   MPI_Finalize();
 }
 
 void MpiWorld::enter(const std::string& operation) {
-  context_.operation = operation;
+  context_.operation = named(operation);
   context_.start_s = MPI_Wtime();
   const int64_t key = mpi_operation_key(operation, sequence_++);
   int64_t keys[2] = {key, -key};
@@ -134,6 +181,57 @@ void MpiWorld::enter(const std::string& operation) {
   check<DistError>(keys[0] == key && keys[1] == -key,
                    "{}: the ranks are in different collectives (this is number {} of this rank)",
                    context_.text(), sequence_);
+}
+
+std::unique_ptr<Pending> MpiWorld::exchange(MpiExchangePlan plan) {
+  plan.operation = named(plan.operation);
+  plan.sequence = sequence_++;
+  return std::make_unique<MpiExchange>(link_, std::move(plan), context_);
+}
+
+void MpiWorld::check_slices(const Slices& slices, const char* operation) const {
+  check<DistError>(static_cast<int>(slices.size()) == size() + 1 && slices.front() == 0 &&
+                       std::is_sorted(slices.begin(), slices.end()),
+                   "{}: {} offsets of slices for {} ranks: expected {} ascending ones from 0",
+                   operation, slices.size(), size(), size() + 1);
+}
+
+std::unique_ptr<Pending> MpiWorld::start_all_reduce_sum(float* data, int64_t count) {
+  check<DistError>(count >= 0, "all_reduce_sum of {} values", count);
+  MpiExchangePlan plan;
+  plan.operation = fmt::format("all_reduce_sum of {} f32", count);
+  plan.sum = plan.gather = true;
+  plan.scatter.slices = even_slices(count, size());
+  plan.scatter.data = data;
+  plan.scatter.out = data + plan.scatter.slices[rank()];
+  plan.scatter.ranks = size();
+  plan.gathered = reinterpret_cast<char*>(data);
+  for (const int64_t offset : plan.scatter.slices)
+    plan.gathered_bytes.push_back(offset * static_cast<int64_t>(sizeof(float)));
+  return exchange(std::move(plan));
+}
+
+std::unique_ptr<Pending> MpiWorld::start_reduce_scatter_sum(const ScatterSum& sum) {
+  check_slices(sum.slices, "reduce_scatter_sum");
+  check<DistError>(sum.ranks >= -1 && sum.ranks <= size(), "reduce_scatter_sum of {} in {} ranks",
+                   sum.ranks, size());
+  MpiExchangePlan plan;
+  plan.sum = true;
+  plan.scatter = sum;
+  if (sum.ranks < 0) plan.scatter.ranks = size();
+  plan.operation = fmt::format("reduce_scatter_sum of {} f32 from {} ranks", sum.slices.back(),
+                               plan.scatter.ranks);
+  return exchange(std::move(plan));
+}
+
+std::unique_ptr<Pending> MpiWorld::start_all_gather_slices(void* data, const Slices& bytes) {
+  check_slices(bytes, "all_gather_slices");
+  MpiExchangePlan plan;
+  plan.operation = fmt::format("all_gather_slices of {} bytes", bytes.back());
+  plan.gather = true;
+  plan.gathered = static_cast<char*>(data);
+  plan.gathered_bytes = bytes;
+  return exchange(std::move(plan));
 }
 
 void MpiWorld::broadcast(void* data, int64_t bytes, int root) {

@@ -1,9 +1,17 @@
 // single.cpp — the world of one rank: every collective is the identity, ordered_sum adds locally.
+#include <algorithm>
+
 #include "training/dist/collectives.h"
 #include "training/dist/part_sum.h"
 
 namespace euromodal {
 namespace {
+
+class SingleDone final : public Pending {
+ public:
+  bool test() override { return true; }
+  void wait() override {}
+};
 
 class SingleWorld final : public Collectives {
  public:
@@ -19,9 +27,25 @@ class SingleWorld final : public Collectives {
   void broadcast(void* /*data*/, int64_t /*bytes*/, int root) override {
     check<DistError>(root == 0, "broadcast: root {} in a world of 1 rank", root);
   }
-  void all_reduce_sum(float* /*data*/, int64_t /*count*/) override {}
   void all_reduce_sum(double* /*data*/, int64_t /*count*/) override {}
   void all_reduce_max(double* /*data*/, int64_t /*count*/) override {}
+  std::unique_ptr<Pending> start_all_reduce_sum(float* /*data*/, int64_t /*count*/) override {
+    return std::make_unique<SingleDone>();
+  }
+  std::unique_ptr<Pending> start_reduce_scatter_sum(const ScatterSum& sum) override {
+    check<DistError>(sum.slices.size() == 2 && sum.slices[0] == 0 && sum.slices[1] >= 0,
+                     "reduce_scatter_sum: {} offsets of slices for 1 rank: expected 0 and a count",
+                     sum.slices.size());
+    std::vector<const float*> addends;
+    if (sum.onto_out) addends.push_back(sum.out);
+    if (sum.ranks != 0) addends.push_back(sum.data);
+    sum_parts(addends, sum.slices[1], sum.out);
+    return std::make_unique<SingleDone>();
+  }
+  std::unique_ptr<Pending> start_all_gather_slices(void* /*data*/,
+                                                   const Slices& /*bytes*/) override {
+    return std::make_unique<SingleDone>();
+  }
   std::vector<char> all_gather(const void* data, int64_t bytes) override {
     const auto* from = static_cast<const char*>(data);
     return {from, from + bytes};
@@ -34,9 +58,18 @@ class SingleWorld final : public Collectives {
     for (const int64_t slot : part_slots(part_ids)) ordered.push_back(parts[slot]);
     sum_parts(ordered, count, out);
   }
+  Collectives& node() override { return *this; }
+  Collectives& cross() override { return *this; }
 };
 
 }  // namespace
+
+Slices even_slices(int64_t count, int ranks) {
+  Slices slices(static_cast<size_t>(ranks) + 1);
+  for (int r = 0; r <= ranks; ++r)
+    slices[r] = count / ranks * r + std::min<int64_t>(r, count % ranks);
+  return slices;
+}
 
 std::unique_ptr<Collectives> make_single() { return std::make_unique<SingleWorld>(); }
 

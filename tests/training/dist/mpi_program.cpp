@@ -1,11 +1,13 @@
 // mpi_program.cpp — what the MPI tests start under mpirun: `tests_training_dist_mpi SCENARIO`.
 // "ops" checks every collective and exits 0 only when all of it holds on every rank; the other
 // scenarios do what must end a run (the test that started them looks at exit code and stderr).
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <numeric>
 #include <string>
 #include <thread>
@@ -50,6 +52,108 @@ void mpi_test_ordered_sum(Collectives& world, int64_t parts, int64_t count) {
   world.ordered_sum(mine, mine_id, count, got.data());
   check<DistError>(std::memcmp(expected.data(), got.data(), count * sizeof(float)) == 0,
                    "ordered_sum of {} parts of {} values differs from one rank's", parts, count);
+}
+
+// What rank order means: (r0 + r1) + ..., starting from `start` where there is one.
+std::vector<float> mpi_test_rank_sum(const std::vector<std::vector<float>>& all, int ranks,
+                                     const float* start, int64_t count) {
+  std::vector<float> sum(count, 0.0F);
+  for (int64_t i = 0; i < count; ++i) {
+    float s = start != nullptr ? start[i] : ranks > 0 ? all[0][i] : 0.0F;
+    for (int r = start != nullptr ? 0 : 1; r < ranks; ++r) s += all[r][i];
+    sum[i] = s;
+  }
+  return sum;
+}
+
+// Even, skewed, and all to the last rank: sums and gathering of slices, in place and apart.
+void mpi_test_slices(Collectives& world, int64_t count) {
+  const int n = world.size(), rank = world.rank();
+  const auto all = mpi_test_parts(n, count);
+  const auto start = mpi_test_parts(n + 1, count).back();
+  std::vector<euromodal::Slices> layouts = {
+      euromodal::even_slices(count, n), euromodal::Slices(n + 1, 0), euromodal::Slices(n + 1, 0)};
+  layouts[1].back() = count;
+  for (int r = 1; r <= n; ++r) layouts[2][r] = r == n ? count : count * r * r / (n * n) / 2;
+  for (const auto& slices : layouts) {
+    const int64_t begin = slices[rank], own = slices[rank + 1] - begin;
+    for (int ranks = 0; ranks <= n; ++ranks) {
+      for (const bool onto : {false, true}) {
+        std::vector<float> data = all[rank],
+                           out(start.begin() + begin, start.begin() + begin + own);
+        world.reduce_scatter_sum({.data = data.data(),
+                                  .slices = slices,
+                                  .out = out.data(),
+                                  .onto_out = onto,
+                                  .ranks = ranks});
+        const auto expected = mpi_test_rank_sum(all, ranks, onto ? start.data() : nullptr, count);
+        check<DistError>(
+            own == 0 || std::memcmp(out.data(), expected.data() + begin, own * sizeof(float)) == 0,
+            "reduce_scatter_sum of {} from {} ranks", count, ranks);
+      }
+    }
+    std::vector<float> data = all[rank];
+    world.reduce_scatter_sum({.data = data.data(), .slices = slices, .out = data.data() + begin});
+    euromodal::Slices bytes;
+    for (const int64_t offset : slices) bytes.push_back(4 * offset);
+    world.all_gather_slices(data.data(), bytes);
+    const auto expected = mpi_test_rank_sum(all, n, nullptr, count);
+    check<DistError>(data == expected, "sum and gathering of {} in place", count);
+    data = all[rank];
+    world.all_reduce_sum(data.data(), count);
+    check<DistError>(data == expected, "all_reduce_sum of {} is not in order of ranks", count);
+  }
+}
+
+// Many operations at a time, tested and waited for in another order on each rank, with blocking
+// collectives and groups in between.
+void mpi_test_pending(Collectives& world) {
+  constexpr int kOperations = 12;
+  const int n = world.size();
+  std::vector<std::vector<float>> data, expected;
+  std::vector<std::unique_ptr<euromodal::Pending>> pending;
+  for (int i = 0; i < kOperations; ++i) {
+    const int64_t count = 1 + 7001 * i;
+    const auto all = mpi_test_parts(n, count);
+    data.push_back(all[world.rank()]);
+    expected.push_back(mpi_test_rank_sum(all, n, nullptr, count));
+    pending.push_back(world.start_all_reduce_sum(data.back().data(), count));
+    if (i % 3 == world.rank() % 3)
+      for (const auto& operation : pending) operation->test();
+    if (i == 5) world.barrier();
+    if (i == 8) world.node().barrier();
+  }
+  for (int i = 0; i < kOperations; ++i)
+    pending[(i * (world.rank() % 2 == 0 ? 5 : 7) + world.rank()) % kOperations]->wait();
+  for (const auto& operation : pending)
+    check<DistError>(operation->test(), "an operation is not done after its wait");
+  check<DistError>(data == expected, "sums beside each other differ");
+}
+
+void mpi_test_groups(Collectives& world, int on_node) {
+  const int n = world.size(), rank = world.rank(), first = rank / on_node * on_node;
+  Collectives &node = world.node(), &cross = world.cross();
+  world.set_phase("groups", 60);
+  check<DistError>(node.rank() == rank - first && node.size() == std::min(on_node, n - first) &&
+                       world.local_rank() == node.rank() && world.local_size() == node.size(),
+                   "node group: {} of {}", node.rank(), node.size());
+  int same = 0;
+  for (int r = rank % on_node; r < n; r += on_node) ++same;
+  check<DistError>(cross.rank() == rank / on_node && cross.size() == same, "cross group: {} of {}",
+                   cross.rank(), cross.size());
+  check<DistError>(&node.node() == &node && node.cross().size() == 1 && &cross.cross() == &cross &&
+                       cross.node().size() == 1,
+                   "groups of groups");
+  // In node, then across, is the sum of all when every node has as many ranks.
+  float x = static_cast<float>(1 << rank);
+  node.all_reduce_sum(&x, 1);
+  const float here = static_cast<float>((1 << (first + node.size())) - (1 << first));
+  check<DistError>(x == here, "sum in the node {}", x);
+  cross.all_reduce_sum(&x, 1);
+  if (n % on_node == 0) check<DistError>(x == static_cast<float>((1 << n) - 1), "sum of all {}", x);
+  mpi_test_slices(node, 1009);
+  mpi_test_slices(cross, 1009);
+  mpi_test_pending(node);
 }
 
 void mpi_test_ops(Collectives& world) {
@@ -101,6 +205,9 @@ void mpi_test_ops(Collectives& world) {
   }
   for (const int64_t parts : {1, 2, 3, 8})
     for (const int64_t count : {0, 1, 4097, 50'021}) mpi_test_ordered_sum(world, parts, count);
+
+  for (const int64_t count : {0, 1, 5, 1000, 20'011}) mpi_test_slices(world, count);
+  mpi_test_pending(world);
 
   const float zero = 0.0F;
   float out = 0.0F;
@@ -166,6 +273,22 @@ void mpi_test_run(const std::string& scenario, Collectives& world) {
     world.set_phase("step 9", 60);
     std::vector<double> x(5, 1.0);
     world.all_reduce_sum(x.data(), last ? 4 : 5);
+  } else if (scenario == "groups") {
+    mpi_test_groups(world, 2);
+  } else if (scenario == "pending_slices") {  // noticed where the operation is waited for
+    world.set_phase("step 10", 60);
+    std::vector<float> x(8, 1.0F);
+    euromodal::Slices slices = euromodal::even_slices(8, world.size());
+    if (last) --slices[1];
+    auto pending = world.start_reduce_scatter_sum(
+        {.data = x.data(), .slices = slices, .out = x.data() + slices[world.rank()]});
+    world.set_phase("step 11", 60);
+    pending->wait();
+  } else if (scenario == "pending_sleep") {
+    world.set_phase("step 12", 1.0);
+    float x = 1.0F;
+    if (last) std::this_thread::sleep_for(std::chrono::seconds(60));
+    world.start_all_reduce_sum(&x, 1)->wait();
   } else {
     throw euromodal::UsageError("unknown scenario {}", scenario);
   }
@@ -181,6 +304,7 @@ int main(int argc, char** argv) {
       options.chunk_bytes = 1000;
       options.ordered_bytes = 3000;
     }
+    if (scenario == "groups") options.ranks_per_node = 2;
     const auto world = euromodal::make_world(options);
     mpi_test_run(scenario, *world);
     if (world->rank() == 0) std::printf("%s: %d ranks: ok\n", scenario.c_str(), world->size());

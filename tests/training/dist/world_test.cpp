@@ -48,7 +48,11 @@ TEST(SingleWorldTest, CollectivesAreTheIdentity) {
   world->barrier();
   world->all_reduce_sum(x.data(), 2);
   world->broadcast(x.data(), 8, 0);
+  world->all_gather_slices(x.data(), {0, 8});
+  EXPECT_TRUE(world->start_all_reduce_sum(x.data(), 2)->test());
   EXPECT_THAT(x, testing::ElementsAre(1.5F, -2.0F));
+  EXPECT_EQ(&world->node(), world.get());
+  EXPECT_EQ(&world->cross(), world.get());
   EXPECT_THAT(world->all_gather("abc", 3), testing::ElementsAre('a', 'b', 'c'));
   EXPECT_TRUE(world->all_gather(nullptr, 0).empty());
   EXPECT_THROW(world->set_phase("step 1", 0.0), DistError);
@@ -69,6 +73,28 @@ TEST(SingleWorldTest, OrderedSumAddsFromPartZeroUpwards) {
   std::vector<float> a(5000, 1.0F), b(5000, 2.0F);
   world->ordered_sum({a.data(), b.data()}, {0, 1}, 5000, b.data());  // in place
   EXPECT_THAT(b, testing::Each(3.0F));
+}
+
+TEST(SingleWorldTest, ScatterSumAddsOntoWhatIsThere) {
+  const auto world = make_single();
+  const std::vector<float> x = {1.5F, -2.0F};
+  std::vector<float> out = {10.0F, 20.0F};
+  world->reduce_scatter_sum(
+      {.data = x.data(), .slices = {0, 2}, .out = out.data(), .onto_out = true});
+  EXPECT_THAT(out, testing::ElementsAre(11.5F, 18.0F));
+  world->reduce_scatter_sum({.data = x.data(), .slices = {0, 2}, .out = out.data()});
+  EXPECT_EQ(out, x);
+  world->reduce_scatter_sum({.data = x.data(), .slices = {0, 2}, .out = out.data(), .ranks = 0});
+  EXPECT_THAT(out, testing::Each(0.0F));
+  EXPECT_THROW(
+      world->reduce_scatter_sum({.data = x.data(), .slices = {0, 1, 2}, .out = out.data()}),
+      DistError);
+}
+
+TEST(SingleWorldTest, EvenSlicesCoverTheWhole) {
+  EXPECT_EQ(even_slices(7, 3), (Slices{0, 3, 5, 7}));
+  EXPECT_EQ(even_slices(1, 3), (Slices{0, 1, 1, 1}));
+  EXPECT_EQ(even_slices(0, 2), (Slices{0, 0, 0}));
 }
 
 TEST(SingleWorldTest, PartNumbersMustBeZeroToPMinusOneOnce) {
@@ -137,6 +163,16 @@ TEST(WorldFaultTest, DifferentCollectivesAreAnErrorNotGarbage) {
   EXPECT_THAT(run.output, HasSubstr("phase 'step 7': the ranks are in different collectives"));
   EXPECT_LT(run.seconds, 20);
   EXPECT_EQ(run_mpi("unequal", 2).code, 1);
+}
+
+TEST(WorldFaultTest, PendingOperationsNoticeOtherSlicesAndTheDeadline) {
+  const MpiRun other = run_mpi("pending_slices", 2);
+  EXPECT_EQ(other.code, 1) << other.output;
+  EXPECT_THAT(other.output, HasSubstr("reduce_scatter_sum of 8 f32 from 2 ranks, phase 'step 11': "
+                                      "the ranks are in different collectives"));
+  const MpiRun late = run_mpi("pending_sleep", 2);
+  EXPECT_EQ(late.code, kDeadlineExit) << late.output;
+  EXPECT_THAT(late.output, HasSubstr("all_reduce_sum of 1 f32, phase 'step 12': waited 1."));
 }
 
 TEST(WorldFaultTest, RankThatLeavesEarlyEndsAll) {
