@@ -11,6 +11,8 @@
 #include "backbone/kernels/segments.h"
 #include "backbone/kv_cache.h"
 #include "backbone/llama_config.h"
+#include "backbone/nn/block_hooks.h"
+#include "backbone/nn/checkpointing.h"
 #include "backbone/weights/weights.h"
 
 namespace euromodal {
@@ -18,14 +20,18 @@ namespace euromodal {
 class Llama {
  public:
   /// Takes `model.embed_tokens.weight`, `model.layers.N...`, `model.norm.weight`, `lm_head.weight`
-  /// (none when tied) below `weights`. Drawn weights: embedding N(0, 1/sqrt(D))... see llama.cpp;
-  /// output projections of every block start at zero.
+  /// (none when tied) below `weights`. Drawn weights: tables N(0, 0.02), blocks as llama_block.h.
   Llama(const LlamaConfig& config, const WeightScope& weights);
   ~Llama();
   Llama(Llama&&) noexcept;
   Llama& operator=(Llama&&) noexcept;
 
   const LlamaConfig& config() const;
+  /// What forward() keeps of its blocks for the backward pass from now on; at first everything.
+  void set_checkpointing(Checkpointing checkpointing);
+  /// Called around every block of every pass from now on, in both directions (block i's tensors are
+  /// those below "model.layers.i."); null: nobody.
+  void set_block_hooks(std::shared_ptr<BlockHooks> hooks);
   /// ids_T [T] i64 inside the vocabulary (checked: DataError names id and size) -> [T, D].
   at::Tensor embed(const at::Tensor& ids_T, const Segments& rows) const;
   /// Packed samples, positions restart in each: emb_TD [T, D] -> final-norm hidden rows [T, D].

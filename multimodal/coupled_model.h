@@ -39,6 +39,7 @@ class CoupledModel final : public MultimodalModel {
  public:
   explicit CoupledModel(ModelParts parts);
   const Llama& backbone() const override { return *parts_.text.llama; }
+  Llama& backbone() override { return *parts_.text.llama; }
   const PlanContext& plan_context() const override { return parts_.context; }
   bool takes(Modality kind) const override { return parts_.media[index(kind)].has_value(); }
   const Encoder& encoder(Modality kind) const override { return *part(kind).encoder; }

@@ -57,6 +57,7 @@ class MultimodalModel {
   virtual ~MultimodalModel() = default;
 
   virtual const Llama& backbone() const = 0;
+  virtual Llama& backbone() = 0;
   virtual const PlanContext& plan_context() const = 0;
   virtual bool takes(Modality kind) const = 0;
   virtual const Encoder& encoder(Modality kind) const = 0;

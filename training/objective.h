@@ -9,6 +9,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "backbone/llama.h"
 #include "backbone/weights/weights.h"
 #include "core/config.h"
 #include "core/rng.h"
@@ -42,6 +43,8 @@ class Objective {
   virtual LossSums loss(const Batch& batch, bool training) = 0;
   /// Every parameter by name; the trainer sets requires_grad by the config's `trainable` patterns.
   virtual const std::vector<NamedTensor>& parameters() const = 0;
+  /// The text backbone that the loss goes through, or null (for block hooks).
+  virtual Llama* backbone() { return nullptr; }
   /// Called once, when it is known which parameters are trained: further handles on parameters
   /// whose gradients are summed apart (flat_buffer.h); empty for most.
   virtual std::vector<NamedTensor> make_aliases() { return {}; }

@@ -124,6 +124,8 @@ class NextToken final : public Objective {
 
   const std::vector<NamedTensor>& parameters() const override { return model_->parameters(); }
 
+  Llama* backbone() override { return &model_->backbone(); }
+
   std::vector<NamedTensor> make_aliases() override {
     const at::Tensor& embedding_VD = model_->backbone().embedding_VD();
     if (!deterministic_ || !embedding_VD.requires_grad() ||

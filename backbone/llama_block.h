@@ -1,0 +1,77 @@
+// llama_block.h — one block of the text backbone and the two ways through it: over packed samples
+// and over a cache. Reference: transformers 5.23 LlamaDecoderLayer. T packed rows, D width, H query
+// heads, K key/value heads, N head width, F feed-forward width.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "backbone/kernels/rope/rope.h"
+#include "backbone/kernels/segments.h"
+#include "backbone/kv_cache.h"
+#include "backbone/llama_config.h"
+#include "backbone/nn/block_stack.h"
+#include "backbone/weights/weights.h"
+
+namespace euromodal {
+
+struct LlamaLinear {
+  at::Tensor weight_OI, bias_O;
+  at::Tensor operator()(const at::Tensor& x_TI, const Segments& rows) const;
+  bool trains() const;  // has a parameter that requires grad
+};
+
+struct LlamaBlock {
+  at::Tensor input_norm_D, post_norm_D;
+  LlamaLinear q, k, v, o, gate, up, down;
+  /// Takes the tensors below "layers.N.". Drawn: variance 1/fan_in; what writes into the residual
+  /// stream starts at zero, so that a fresh model is the identity on its embeddings.
+  static LlamaBlock take(const WeightScope& weights, const LlamaConfig& config);
+  bool trains() const;
+};
+
+/// What all blocks of one pass share.
+struct LlamaPassShared {
+  const std::vector<LlamaBlock>& blocks;  // outlive the pass, and with it the graph
+  const LlamaConfig& config;
+  RopeTable table;
+  at::Tensor positions_T;  // [T] i64
+  Segments rows;
+};
+
+/// Packed samples, causal inside each. Differentiable.
+class LlamaPass : public StackPass {
+ public:
+  explicit LlamaPass(LlamaPassShared shared);
+  at::Tensor attend(int64_t block, const at::Tensor& x_TD) const final;
+  at::Tensor inner(int64_t block, const at::Tensor& mid_TD) const final;
+  at::Tensor outer(int64_t block, const at::Tensor& mid_TD, const at::Tensor& inner_TF) const final;
+  bool trains(int64_t block) const final { return at(block).trains(); }
+  bool outer_trains(int64_t block) const final { return at(block).down.trains(); }
+
+ protected:
+  struct Heads {
+    at::Tensor q_THN, k_TKN, v_TKN;  // rotated
+  };
+  /// -> [T, H, N].
+  virtual at::Tensor mix(int64_t block, const Heads& heads) const;
+  double scale() const { return scale_; }
+
+ private:
+  const LlamaBlock& at(int64_t block) const;
+  LlamaPassShared shared_;
+  double scale_;  // 1 / sqrt(N)
+};
+
+/// The next T positions of one sequence, over its cache, which they are appended to. No gradient.
+class LlamaCachedPass final : public LlamaPass {
+ public:
+  LlamaCachedPass(LlamaPassShared shared, KvCache& cache);
+
+ private:
+  at::Tensor mix(int64_t block, const Heads& heads) const override;
+  KvCache& cache_;
+};
+
+}  // namespace euromodal
