@@ -13,6 +13,9 @@ struct Command {
 
 const std::vector<Command>& commands();
 
+/// Ends this process at once, from any thread, nothing cleaned up: what a watchdog does (main.cpp).
+void end_process(int code);
+
 int run_tokenize(int argc, char** argv);
 int run_generate(int argc, char** argv);
 int run_chat(int argc, char** argv);

@@ -1,6 +1,6 @@
 // inspect.cpp — `euromodal inspect PATH`: what a model folder, encoder, safetensors file,
-// checkpoint, run, shard, data set or config holds. Headers and JSON only: weights are neither read
-// nor loaded.
+// checkpoint, run, flight record, shard, data set or config holds. Headers and JSON only: weights
+// are neither read nor loaded.
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -18,6 +18,7 @@
 #include "training/data/dataset.h"
 #include "training/data/shard_index.h"
 #include "training/data/tar_scan.h"
+#include "training/dist/flight_report.h"
 
 namespace euromodal::cli {
 
@@ -114,6 +115,7 @@ Json inspect_run(const fs::path& dir) {
     checkpoints.push_back(folder.filename().string() +
                           (fs::exists(folder / "DONE") ? "" : " (not complete)"));
   Json out = {{"kind", "run"}, {"model", fs::exists(dir / "model")}, {"checkpoints", checkpoints}};
+  if (is_flight_folder(dir / "flight")) out["flight"] = flight_verdict(dir / "flight");
   if (fs::exists(dir / "environment.json"))
     out["environment"] = read_json(dir / "environment.json");
   if (fs::exists(dir / "metrics.jsonl")) {
@@ -194,14 +196,15 @@ Json inspect_path(const fs::path& path) {
     throw UsageError("{}: is none of .safetensors, .yaml, .jsonl, .tar, index.json", path.string());
   }
   if (fs::exists(path / "config.json")) return inspect_model(path);
+  if (is_flight_folder(path)) return flight_report(path);
   if (fs::exists(path / "state.json")) return inspect_checkpoint(path);
   if (fs::exists(path / "config.yaml")) return inspect_run(path);
   if (fs::exists(path / "index.json")) return inspect_shards(path / "index.json");
   if (fs::exists(path / "tokenizer.json") || fs::exists(path / "tokenizer.model"))
     return {{"kind", "tokenizer"}, {"entries", Tokenizer::load(path)->size()}};
   throw UsageError(
-      "{}: is no model, encoder, tokenizer, checkpoint, run or shard folder (none of config.json, "
-      "tokenizer.json, state.json, config.yaml, index.json is in it)",
+      "{}: is no model, encoder, tokenizer, checkpoint, run, flight or shard folder (none of "
+      "config.json, tokenizer.json, state.json, config.yaml, rank-N.json, index.json is in it)",
       path.string());
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include <c10/util/Exception.h>
+#include <unistd.h>
 
 #include "cli/commands.h"
 #include "core/error.h"
@@ -37,6 +38,11 @@ int report(const std::string& command, const std::string& message, int code) {
 }
 
 }  // namespace
+
+void euromodal::cli::end_process(int code) {
+  std::fflush(stderr);
+  ::_exit(code);
+}
 
 int main(int argc, char** argv) {
   if (argc < 2) {

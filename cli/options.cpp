@@ -188,7 +188,8 @@ std::string Options::help() const {
                                  : entry.name + " " + entry.value + (entry.many ? "..." : "");
     out += fmt::format("  {:<28} {}{}\n", left, entry.help, entry.required ? " (required)" : "");
   }
-  return out + fmt::format("  {:<28} {}\n", "--help", "this text");
+  out += fmt::format("  {:<28} {}\n", "--help", "this text");
+  return note_.empty() ? out : out + "\n" + note_ + "\n";
 }
 
 }  // namespace euromodal::cli

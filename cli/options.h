@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/error.h"
@@ -34,6 +35,8 @@ class Options {
             const std::string& help, bool required = false);
   void positional(const std::string& name, std::string* target, const std::string& help,
                   bool required);
+  /// Text at the end of --help.
+  void note(std::string text) { note_ = std::move(text); }
   /// Was this option on the command line?
   bool given(const std::string& name) const;
   /// Parses argv[1..]; returns false when --help was asked for and printed (exit 0).
@@ -42,7 +45,7 @@ class Options {
 
  private:
   struct Entry;
-  std::string command_, summary_;
+  std::string command_, summary_, note_;
   std::vector<Entry> entries_;
 };
 

@@ -2,6 +2,8 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "core/log.h"
+#include "training/deadlines.h"
+#include "training/dist/watched_world.h"
 #include "training/trainer.h"
 
 namespace euromodal::cli {
@@ -19,16 +21,31 @@ int run_train(int argc, char** argv) {
   options.text("--resume", &request.resume, "auto|DIR",
                "goes on from the newest complete checkpoint of the run (or starts), or from DIR");
   options.text("--log-level", &log_level, "WORD", "debug, info, warn, error or off");
+  options.note(
+      "exit codes: 0 done; 1 fault; 2 wrong use; 3 stopped by a signal or the time limit, go on "
+      "with "
+      "--resume auto;\n42 a deadline passed without progress (RUN/flight says where: euromodal "
+      "inspect RUN/flight)");
   if (!options.parse(argc, argv)) return 0;
   if (options.given("--resume") && request.resume.empty())
     throw UsageError("--resume: expected auto or a checkpoint's folder, got nothing");
   set_log_level(parse_log_level(log_level));
   const Config config = Config::load(config_file, overrides);
-  const auto world = make_world();
-  if (world->size() > 1) set_log_prefix(fmt::format("rank {}", world->rank()));
-  const TrainEnd end = train(config, request, *world);
-  world->set_phase("shutdown", 900.0);
-  return end == TrainEnd::kDone ? 0 : kStoppedExit;
+  const Config run = config.child("run");
+  const PhaseDeadlines deadlines = PhaseDeadlines::parse(run);
+  Watchdog watchdog({.folder = run.path("dir") / "flight",
+                     .setup_deadline_s = deadlines.setup,
+                     .end = &end_process});
+  try {
+    const auto world = make_watched_world(watchdog, {.setup_deadline_s = deadlines.setup});
+    if (world->size() > 1) set_log_prefix(fmt::format("rank {}", world->rank()));
+    const TrainEnd end = train(config, request, *world);
+    world->set_phase("shutdown", deadlines.shutdown);
+    return end == TrainEnd::kDone ? 0 : kStoppedExit;
+  } catch (const std::exception& e) {
+    watchdog.fault(e);
+    throw;
+  }
 }
 
 }  // namespace euromodal::cli

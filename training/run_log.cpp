@@ -62,6 +62,7 @@ void RunLog::row(const Step& figures) {
   row["tokens_per_s"] = rate("tokens");
   row["samples_per_s"] = rate("samples");
   row["data_stall_s"] = stall;
+  row.update(figures.times);
   row["memory_mb"] = peak_memory_mb();
   row["elapsed_s"] = elapsed;
   row["eta_s"] = elapsed / done * left;

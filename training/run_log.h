@@ -31,6 +31,7 @@ class RunLog {
     double stall_s = 0.0;  // of the loader since its start
     double lr_factor = 1.0;
     std::vector<std::pair<std::string, double>> rates;  // name, learning rate
+    Json times{};  // columns of Straggler::report(), where a row is due
   };
   void step(const Step& figures, bool row_due);
   /// Figures of a validation, on rank 0 (others: nothing happens).

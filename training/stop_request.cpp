@@ -4,6 +4,8 @@
 #include <atomic>
 #include <iterator>
 
+#include "training/dist/watchdog.h"
+
 namespace euromodal {
 namespace {
 
@@ -15,7 +17,11 @@ StopRequest::StopRequest() {
   stop_signal = false;
   for (size_t i = 0; i < std::size(kSignals); ++i) {
     struct sigaction action {};
-    action.sa_handler = [](int) { stop_signal = true; };
+    action.sa_handler = [](int signal) {
+      stop_signal = true;
+      // mpirun and srun end the ranks of a faulty run this way: the flight record is wanted.
+      if (signal == SIGTERM) note_watchdog_signal(signal);
+    };
     ::sigaction(kSignals[i], &action, &before_[i]);
   }
 }

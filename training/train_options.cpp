@@ -22,9 +22,8 @@ TrainOptions TrainOptions::parse(const Config& config) {
   out.seed = static_cast<uint64_t>(seed);
   out.threads = train_count(run, "threads", 0, 0);
   out.deterministic = run.boolean("deterministic", false);
-  out.step_deadline_s = run.f64("step_deadline_s", out.step_deadline_s);
-  check<ConfigError>(out.step_deadline_s > 0.0, "{}: expected seconds above 0, got {}",
-                     run.where("step_deadline_s"), out.step_deadline_s);
+  out.deadlines = PhaseDeadlines::parse(run);
+  out.straggler = StragglerOptions::parse(run);
 
   const Config batch = config.child("batch");
   out.loader.batch_samples = batch.i64("samples");

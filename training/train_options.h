@@ -9,7 +9,9 @@
 
 #include "core/config.h"
 #include "training/data/loader.h"
+#include "training/deadlines.h"
 #include "training/schedule.h"
+#include "training/straggler.h"
 
 namespace euromodal {
 
@@ -20,10 +22,10 @@ struct TrainOptions {
       0;  // run.threads; 0: cores of this process's affinity mask / ranks on this node
   bool deterministic =
       false;  // run.deterministic: the same bits on any number of ranks, packed or not
-  double step_deadline_s =
-      600.0;             // run.step_deadline_s: a collective that takes longer ends the run
-  LoaderOptions loader;  // batch: {samples, parts, workers, pack, max_tokens, prefetch_steps,
-                         // max_bad_samples}
+  PhaseDeadlines deadlines;    // run.deadlines, run.step_deadline_s
+  StragglerOptions straggler;  // run.straggler
+  LoaderOptions loader;        // batch: {samples, parts, workers, pack, max_tokens, prefetch_steps,
+                               // max_bad_samples}
   std::vector<std::string> trainable;  // name patterns
   double clip_norm = 0.0;              // 0: no clipping
   int64_t steps = 0;                   // 0: only writes the model as it starts

@@ -16,6 +16,7 @@
 #include "training/run_log.h"
 #include "training/step_guard.h"
 #include "training/stop_request.h"
+#include "training/straggler.h"
 #include "training/train_options.h"
 #include "training/validation.h"
 
@@ -91,7 +92,7 @@ class Trainer {
           options_.deterministic ? " deterministic" : "");
     }
     if (first_step_ < options_.steps && !loop(asked)) return TrainEnd::kStopped;
-    world_.set_phase("model", options_.step_deadline_s);
+    world_.set_phase("model", options_.deadlines.model);
     if (world_.rank() == 0) {
       objective_->save_model(options_.dir / "model");
       log_info("model={}", (options_.dir / "model").string());
@@ -103,7 +104,7 @@ class Trainer {
  private:
   void restore(const std::string& resume) {
     if (resume.empty()) return;
-    world_.set_phase("resume", options_.step_deadline_s);
+    world_.set_phase("resume", options_.deadlines.setup);
     std::string folder = resume;
     if (resume ==
         "auto") {  // rank 0 decides for all: another rank may see a file system that lags behind
@@ -125,7 +126,7 @@ class Trainer {
   }
 
   void checkpoint(int64_t step) {
-    world_.set_phase("checkpoint", options_.step_deadline_s);
+    world_.set_phase("checkpoint", options_.deadlines.checkpoint);
     if (world_.rank() == 0) {
       save_checkpoint(options_.dir / "checkpoints", step, identity_, *buffer_, *optimizer_);
       prune_checkpoints(options_.dir / "checkpoints", options_.checkpoint_keep);
@@ -147,10 +148,15 @@ class Trainer {
     StepGuard guard(options_.max_bad_steps, (options_.dir / "checkpoints").string(),
                     world_.rank() == 0);
     RunLog log(world_, folder_.get(), first_step_, options_.steps);
+    Straggler straggler(world_, options_.straggler);
     for (int64_t step = first_step_; step < options_.steps; ++step) {
-      world_.set_phase(fmt::format("step {}", step), options_.step_deadline_s);
+      world_.set_phase(fmt::format("data {}", step), options_.deadlines.data);
+      straggler.step_begins();
+      const std::vector<PartBatches> parts = loader.next();
+      straggler.data_here();
+      world_.set_phase(fmt::format("step {}", step), options_.deadlines.step);
       double votes[1] = {asked.stop() ? 1.0 : 0.0};
-      const BatchSums sums = gradient.run(loader.next(), log.metrics(), votes);
+      const BatchSums sums = gradient.run(parts, log.metrics(), votes);
       const bool stop = votes[0] > 0.0;  // any rank was asked to stop: all do, after the same step
       const double mean = sums.count > 0.0 ? sums.loss_sum / sums.count : 0.0;
       const double norm =
@@ -162,13 +168,16 @@ class Trainer {
         log.applied(sums.loss_sum, sums.count);
         if (step == 0) guard.check_start(mean, objective_->chance_loss());
       }
+      straggler.step_ends();
       const int64_t done = step + 1;
+      const bool row_due = done % options_.log_every == 0 || done == options_.steps || stop;
       log.step({.step = step,
                 .norm = norm,
                 .stall_s = loader.figures().stall_s,
                 .lr_factor = schedule_.factor(step),
-                .rates = rates(step)},
-               done % options_.log_every == 0 || done == options_.steps || stop);
+                .rates = rates(step),
+                .times = row_due ? straggler.report() : Json::object()},
+               row_due);
       if (options_.validation_every > 0 &&
           (done % options_.validation_every == 0 || done == options_.steps))
         log.validation(step, validate(step));
@@ -193,7 +202,7 @@ class Trainer {
   }
 
   Json validate(int64_t step) {
-    world_.set_phase(fmt::format("validation {}", step), options_.step_deadline_s);
+    world_.set_phase(fmt::format("validation {}", step), options_.deadlines.validation);
     return run_validation(*objective_, *validation_data_,
                           {.max_samples = options_.validation_samples,
                            .batch_samples = options_.loader.batch_samples,

@@ -14,6 +14,7 @@
 // What main does with an exception: abort_world(code, message), then its own report and exit code.
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -63,6 +64,9 @@ class Collectives {
   /// collective may take before the run is ended (exit code kDeadlineExit). DistError unless
   /// deadline_s > 0.
   virtual void set_phase(const std::string& phase, double deadline_s) = 0;
+  /// Seconds that this rank has spent so far inside collectives and waits; 0 where nobody measures
+  /// (a world that is not watched).
+  virtual double waited_s() const { return 0.0; }
   virtual void barrier() = 0;
   /// `bytes` is the same on every rank.
   virtual void broadcast(void* data, int64_t bytes, int root) = 0;
@@ -103,6 +107,9 @@ struct WorldOptions {
   int64_t chunk_bytes = int64_t{1} << 30;     // largest single MPI transfer (MPI counts are int)
   int64_t ordered_bytes = int64_t{16} << 20;  // memory that one ordered sum may take for addends
   int ranks_per_node = 0;  // 0: as MPI finds them; else neighbouring ranks count as a node
+  /// Called in a collective once every rank has come: its group ("", "node", "cross"), its number
+  /// there, from 1.
+  std::function<void(const std::string& group, int64_t number)> arrived{};
 };
 
 /// The world of this process: MPI when started by mpirun or srun, else one rank. Call once, keep it
@@ -116,8 +123,5 @@ std::unique_ptr<Collectives> make_single();
 /// "euromodal: rank 1 of 2: MESSAGE; ending all ranks" on stderr and does not return. Does nothing
 /// where there is no world of several ranks, so that main can call it for every exception.
 void abort_world(int code, const std::string& message);
-
-/// True when started under mpirun/srun (environment), without initialising MPI.
-bool launched_by_mpi();
 
 }  // namespace euromodal

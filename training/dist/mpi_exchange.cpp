@@ -63,6 +63,7 @@ bool MpiExchange::handshake_done() {
   int flag = 0;
   checked(MPI_Test(&handshake_, &flag, MPI_STATUS_IGNORE), "MPI_Test");
   if (flag == 0) return false;
+  if (link_.arrived) link_.arrived(plan_.sequence + 1);
   check<DistError>(keys_[0] == key_ && keys_[1] == -key_,
                    "{}: the ranks are in different collectives (this is number {} of this rank)",
                    context().text(), plan_.sequence + 1);

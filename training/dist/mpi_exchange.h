@@ -4,6 +4,7 @@
 // rank with a tag of the operation, so any number of operations may be on their way and each may
 // reach its later stages whenever it is tested.
 #pragma once
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@ struct MpiLink {
   MPI_Comm comm = MPI_COMM_NULL;
   int rank = 0, size = 1;
   int64_t chunk_bytes = 0, ordered_bytes = 0;  // WorldOptions
+  std::function<void(int64_t number)> arrived{};
 };
 
 struct MpiExchangePlan {

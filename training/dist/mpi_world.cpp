@@ -4,11 +4,11 @@
 // MPI calls come from one thread (MPI_THREAD_FUNNELED).
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <numeric>
 
 #include "training/dist/collectives.h"
+#include "training/dist/launcher.h"
 #include "training/dist/mpi_exchange.h"
 #include "training/dist/mpi_wait.h"
 #include "training/dist/part_sum.h"
@@ -109,14 +109,10 @@ MpiWorld::MpiWorld(const WorldOptions& options)
   check<DistError>(provided >= MPI_THREAD_FUNNELED,
                    "this MPI gives thread level {}: expected MPI_THREAD_FUNNELED or more",
                    provided);
-  // srun without a PMI plugin starts N unrelated worlds of one rank, each of which would train
-  // alone.
-  if (const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
-      tasks != nullptr && std::getenv("OMPI_COMM_WORLD_SIZE") == nullptr) {
-    check<DistError>(
-        context_.size > 1 || std::atoi(tasks) <= 1,
-        "srun started {} tasks but MPI sees 1: start with srun --mpi=pmix, or with mpirun", tasks);
-  }
+  char library[MPI_MAX_LIBRARY_VERSION_STRING] = "";
+  int length = 0;
+  MPI_Get_library_version(library, &length);
+  check_launch(find_launch(), context_.size, library);
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &comm_), "MPI_Comm_dup", context_);
   learn_group();
   int on_node = options.ranks_per_node;
@@ -145,7 +141,10 @@ MpiWorld::MpiWorld(const MpiWorld& world, const std::string& name, int colour)
 
 void MpiWorld::learn_group() {
   context_.progress = progress_.get();
-  link_ = {comm_, 0, 1, options_.chunk_bytes, options_.ordered_bytes};
+  link_ = {
+      .comm = comm_, .chunk_bytes = options_.chunk_bytes, .ordered_bytes = options_.ordered_bytes};
+  if (options_.arrived)
+    link_.arrived = [this](int64_t number) { options_.arrived(group_name_, number); };
   MPI_Comm_rank(comm_, &link_.rank);
   MPI_Comm_size(comm_, &link_.size);
 }
@@ -178,6 +177,7 @@ void MpiWorld::enter(const std::string& operation) {
   check_mpi(MPI_Iallreduce(MPI_IN_PLACE, keys, 2, MPI_INT64_T, MPI_MAX, comm_, &request),
             "MPI_Iallreduce", context_);
   wait_mpi(&request, /*ready=*/false, context_);
+  if (link_.arrived) link_.arrived(sequence_);
   check<DistError>(keys[0] == key && keys[1] == -key,
                    "{}: the ranks are in different collectives (this is number {} of this rank)",
                    context_.text(), sequence_);
@@ -366,14 +366,6 @@ void abort_world(int code, const std::string& message) {
                message.c_str());
   std::fflush(stderr);
   MPI_Abort(MPI_COMM_WORLD, code == 0 ? 1 : code);
-}
-
-bool launched_by_mpi() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMI_RANK", "PMIX_RANK"}) {
-    if (std::getenv(name) != nullptr) return true;
-  }
-  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
-  return tasks != nullptr && std::atoi(tasks) > 1;
 }
 
 }  // namespace euromodal

@@ -1,4 +1,5 @@
 // mpi_program.cpp — what the MPI tests start under mpirun: `tests_training_dist_mpi SCENARIO`.
+// A second word is a folder for flight records: the world is then watched (watchdog.h).
 // "ops" checks every collective and exits 0 only when all of it holds on every rank; the other
 // scenarios do what must end a run (the test that started them looks at exit code and stderr).
 #include <algorithm>
@@ -18,6 +19,7 @@
 
 #include "core/rng.h"
 #include "training/dist/collectives.h"
+#include "training/dist/watched_world.h"
 
 namespace {
 
@@ -269,6 +271,26 @@ void mpi_test_run(const std::string& scenario, Collectives& world) {
   } else if (scenario == "leave") {  // one rank ends early: its shutdown meets the others' barrier
     world.set_phase("step 8", 60);
     if (!last) world.barrier();
+  } else if (scenario == "hang") {  // outside any collective
+    world.set_phase("data 10", 1.0);
+    world.barrier();
+    if (last) std::this_thread::sleep_for(std::chrono::seconds(60));
+    world.set_phase("step 10", 30.0);
+    world.barrier();
+  } else if (scenario == "pending") {  // hangs in compute while a sum is on its way
+    world.set_phase("step 12", 1.0);
+    std::vector<float> x(1000, 1.0F);
+    const auto sum = world.start_all_reduce_sum(x.data(), 1000);
+    if (last) std::this_thread::sleep_for(std::chrono::seconds(60));
+    sum->wait();
+  } else if (scenario == "usr2") {  // every rank is asked for its record and goes on
+    world.set_phase("step 11", 60);
+    world.barrier();
+    kill(getpid(), SIGUSR2);
+    for (int i = 0; i < 20; ++i) {
+      world.barrier();
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
   } else if (scenario == "unequal") {
     world.set_phase("step 9", 60);
     std::vector<double> x(5, 1.0);
@@ -298,6 +320,7 @@ void mpi_test_run(const std::string& scenario, Collectives& world) {
 
 int main(int argc, char** argv) {
   const std::string scenario = argc > 1 ? argv[1] : "ops";
+  std::unique_ptr<euromodal::Watchdog> watchdog;
   try {
     euromodal::WorldOptions options;
     if (scenario == "chunks") {  // tiny transfers: every loop over chunks runs many rounds
@@ -305,11 +328,17 @@ int main(int argc, char** argv) {
       options.ordered_bytes = 3000;
     }
     if (scenario == "groups") options.ranks_per_node = 2;
-    const auto world = euromodal::make_world(options);
+    if (argc > 2) {
+      watchdog = std::make_unique<euromodal::Watchdog>(euromodal::WatchdogOptions{
+          .folder = argv[2], .grace_s = 0.5, .end = [](int code) { _exit(code); }});
+    }
+    const auto world = watchdog ? euromodal::make_watched_world(*watchdog, options)
+                                : euromodal::make_world(options);
     mpi_test_run(scenario, *world);
     if (world->rank() == 0) std::printf("%s: %d ranks: ok\n", scenario.c_str(), world->size());
     return 0;
   } catch (const std::exception& e) {
+    if (watchdog) watchdog->fault(e);
     euromodal::abort_world(1, e.what());
     std::fprintf(stderr, "%s\n", e.what());
     return 1;

@@ -1,42 +1,20 @@
 // world_test.cpp — the world of one rank in this process, and runs under mpirun that must end: a
 // rank that throws, dies, stops, sleeps, leaves, or is in another collective.
-#include <chrono>
-#include <cstdio>
 #include <string>
 #include <vector>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 
+#include "tests/training/dist/mpi_run.h"
 #include "training/dist/collectives.h"
+#include "training/dist/launcher.h"
 
 namespace euromodal {
 namespace {
 
 using testing::HasSubstr;
-
-struct MpiRun {
-  int code = -1;
-  double seconds = 0.0;
-  std::string output;  // stdout and stderr
-};
-
-MpiRun run_mpi(const std::string& scenario, int ranks) {
-  const std::string command =
-      fmt::format("{} --oversubscribe --bind-to none --allow-run-as-root -n {} {} {} 2>&1",
-                  EM_MPIRUN, ranks, EM_MPI_PROGRAM, scenario);
-  const auto start = std::chrono::steady_clock::now();
-  MpiRun run;
-  FILE* pipe = popen(command.c_str(), "r");
-  char buffer[4096];
-  while (const size_t n = fread(buffer, 1, sizeof(buffer), pipe)) run.output.append(buffer, n);
-  const int status = pclose(pipe);
-  run.code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return run;
-}
 
 TEST(SingleWorldTest, CollectivesAreTheIdentity) {
   const auto world = make_single();
@@ -107,18 +85,52 @@ TEST(SingleWorldTest, PartNumbersMustBeZeroToPMinusOneOnce) {
   EXPECT_THROW(world->ordered_sum({&x}, {0, 1}, 1, &out), DistError);
 }
 
-TEST(LaunchTest, EnvironmentSaysWhetherThereIsAWorld) {
+TEST(LaunchTest, EnvironmentSaysWhoStartedUs) {
   ASSERT_FALSE(launched_by_mpi());
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK"}) {
-    setenv(name, "2", 1);
-    EXPECT_TRUE(launched_by_mpi()) << name;
-    unsetenv(name);
+  using Environment = std::vector<std::pair<const char*, const char*>>;
+  struct Case {
+    Environment environment;
+    std::string launcher;
+    int rank, size;
+  };
+  const Case cases[] = {
+      {{{"OMPI_COMM_WORLD_SIZE", "2"}}, "mpirun (Open MPI)", 0, 2},
+      {{{"OMPI_COMM_WORLD_SIZE", "8"}, {"OMPI_COMM_WORLD_RANK", "3"}, {"PMIX_RANK", "3"}},
+       "mpirun (Open MPI)",
+       3,
+       8},
+      {{{"PMI_SIZE", "4"}, {"PMI_RANK", "1"}, {"PMI_FD", "5"}}, "a PMI launcher", 1, 4},
+      {{{"PMIX_RANK", "6"}, {"SLURM_STEP_NUM_TASKS", "8"}, {"SLURM_PROCID", "6"}},
+       "a PMIx launcher",
+       6,
+       8},
+      {{{"PALS_RANKID", "2"}, {"PMI_SIZE", "16"}}, "a PALS launcher", 2, 16},
+      {{{"SLURM_STEP_NUM_TASKS", "4"}, {"SLURM_PROCID", "2"}}, "srun without PMI", 2, 4},
+      // A process that stands alone inside an allocation.
+      {{{"SLURM_STEP_NUM_TASKS", "1"}, {"SLURM_PROCID", "0"}}, "", 0, 1},
+  };
+  for (const Case& c : cases) {
+    for (const auto& [name, value] : c.environment) setenv(name, value, 1);
+    const Launch launch = find_launch();
+    EXPECT_EQ(launch.launcher, c.launcher);
+    EXPECT_EQ(launch.rank, c.rank) << c.launcher;
+    EXPECT_EQ(launch.size, c.size) << c.launcher;
+    EXPECT_EQ(launched_by_mpi(), !c.launcher.empty());
+    for (const auto& [name, value] : c.environment) unsetenv(name);
   }
-  setenv("SLURM_STEP_NUM_TASKS", "1", 1);  // inside an allocation, but alone
-  EXPECT_FALSE(launched_by_mpi());
-  setenv("SLURM_STEP_NUM_TASKS", "4", 1);
-  EXPECT_TRUE(launched_by_mpi());
-  unsetenv("SLURM_STEP_NUM_TASKS");
+}
+
+TEST(LaunchTest, RanksThatWouldTrainAloneAreAnError) {
+  EXPECT_NO_THROW(check_launch({}, 1, "X"));
+  EXPECT_NO_THROW(check_launch({"srun", 0, 4}, 4, "X"));
+  try {
+    check_launch({"srun without PMI", 0, 4}, 1, "Open MPI v4\nmore");
+    FAIL() << "passed";
+  } catch (const DistError& e) {
+    EXPECT_THAT(e.what(),
+                HasSubstr("srun without PMI started 4 ranks but MPI sees 1 (Open MPI v4)"));
+    EXPECT_THAT(e.what(), HasSubstr("--mpi=pmix"));
+  }
 }
 
 TEST(LaunchTest, AbortWorldOfOneProcessReturns) { abort_world(1, "must not be printed"); }

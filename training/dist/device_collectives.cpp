@@ -1,0 +1,27 @@
+// device_collectives.cpp — where libeuromodal_cuda.so leaves its factory.
+#include "training/dist/device_collectives.h"
+
+namespace euromodal {
+namespace {
+
+DeviceCollectivesFactory& device_factory() {
+  static DeviceCollectivesFactory factory;
+  return factory;
+}
+
+}  // namespace
+
+bool register_device_collectives(DeviceCollectivesFactory factory) {
+  device_factory() = std::move(factory);
+  return true;
+}
+
+std::unique_ptr<DeviceCollectives> make_device_collectives(Collectives& world,
+                                                           const DeviceOptions& options) {
+  check<DistError>(
+      static_cast<bool>(device_factory()),
+      "collectives on GPUs need libeuromodal_cuda.so: call open_device(\"cuda\") first");
+  return device_factory()(world, options);
+}
+
+}  // namespace euromodal
