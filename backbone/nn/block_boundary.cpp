@@ -14,10 +14,10 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 struct BoundaryState final : torch::CustomClassHolder {
-  BoundaryState(int64_t index, bool is_exit, std::shared_ptr<OpenBlocks> list)
-      : block(index), exit(is_exit), blocks(std::move(list)) {}
+  BoundaryState(int64_t index, bool at_exit, std::shared_ptr<OpenBlocks> list)
+      : block(index), is_exit(at_exit), blocks(std::move(list)) {}
   int64_t block;
-  bool exit;
+  bool is_exit;
   std::shared_ptr<OpenBlocks> blocks;
 };
 
@@ -31,7 +31,7 @@ struct BoundaryFunction final : torch::autograd::Function<BoundaryFunction> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto state =
         c10::static_intrusive_pointer_cast<BoundaryState>(ctx->saved_data["state"].toCapsule());
-    if (state->exit) {
+    if (state->is_exit) {
       state->blocks->open(state->block);
       torch::autograd::Engine::get_default_engine().queue_callback(
           [state] { state->blocks->close(state->block); });
