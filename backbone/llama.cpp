@@ -9,6 +9,7 @@
 
 #include "backbone/kernels/ops.h"
 #include "backbone/llama_block.h"
+#include "backbone/llama_prefixed.h"
 #include "core/files.h"
 
 namespace euromodal {
@@ -44,6 +45,34 @@ struct Llama::Impl {
       table = rope_table(config.rope, rows, config.max_positions);
     }
     return table;
+  }
+
+  LlamaPassShared shared(const at::Tensor& emb_TD, const Segments& rows) {
+    check(
+        emb_TD.dim() == 2 && emb_TD.size(1) == config.hidden_size && rows.rows() == emb_TD.size(0),
+        "Llama::forward: expected [{}, {}], got [{}]", rows.rows(), config.hidden_size,
+        fmt::join(emb_TD.sizes(), ", "));
+    int64_t longest = 0;
+    for (int64_t s = 0; s < rows.count(); ++s) longest = std::max(longest, rows.length(s));
+    check<DataError>(longest <= config.max_positions,
+                     "a sample of {} tokens is longer than max_position_embeddings {}", longest,
+                     config.max_positions);
+    return {blocks, config, rope_for(longest),
+            at::tensor(llama_positions(rows), at::kLong).to(emb_TD.device()), rows};
+  }
+  at::Tensor run(std::shared_ptr<const StackPass> pass, StackRange range,
+                 const at::Tensor& x_TD) const {
+    return run_stack({std::move(pass), range, checkpointing, hooks}, x_TD);
+  }
+  at::Tensor finish(const at::Tensor& x_TD, const Segments& rows) const {
+    return rms_norm(x_TD, norm_D, config.rms_norm_eps, rows);
+  }
+  /// Blocks whose work on constant tokens never changes: those below the first that trains.
+  int64_t frozen_blocks() const {
+    if (embedding_VD.requires_grad()) return 0;
+    int64_t out = 0;
+    while (out < config.num_layers && !blocks[static_cast<size_t>(out)].trains()) ++out;
+    return out;
   }
 };
 
@@ -91,24 +120,47 @@ at::Tensor Llama::embed(const at::Tensor& ids_T, const Segments& rows) const {
 }
 
 at::Tensor Llama::forward(const at::Tensor& emb_TD, const Segments& rows) const {
-  const LlamaConfig& c = impl_->config;
-  const int64_t T = emb_TD.size(0);
-  TORCH_CHECK(emb_TD.dim() == 2 && emb_TD.size(1) == c.hidden_size && rows.rows() == T,
-              "Llama::forward: expected [", rows.rows(), ", ", c.hidden_size, "], got ",
-              emb_TD.sizes());
-  int64_t longest = 0;
-  for (int64_t s = 0; s < rows.count(); ++s) longest = std::max(longest, rows.length(s));
-  check<DataError>(longest <= c.max_positions,
-                   "a sample of {} tokens is longer than max_position_embeddings {}", longest,
-                   c.max_positions);
-  const RopeTable table = impl_->rope_for(longest);
-  const at::Tensor positions_T = at::tensor(llama_positions(rows), at::kLong).to(emb_TD.device());
+  const auto pass = std::make_shared<LlamaPass>(impl_->shared(emb_TD, rows));
+  return impl_->finish(impl_->run(pass, {0, impl_->config.num_layers}, emb_TD), rows);
+}
 
-  const auto pass = std::make_shared<LlamaPass>(
-      LlamaPassShared{impl_->blocks, impl_->config, table, positions_T, rows});
-  const at::Tensor x_TD =
-      run_stack({pass, {0, c.num_layers}, impl_->checkpointing, impl_->hooks}, emb_TD);
-  return rms_norm(x_TD, impl_->norm_D, c.rms_norm_eps, rows);
+at::Tensor Llama::forward(const at::Tensor& emb_TD, const Segments& rows,
+                          const std::vector<ConstantPrefix>& prefixes, PrefixCache& cache) const {
+  const LlamaPassShared whole = impl_->shared(emb_TD, rows);
+  check(static_cast<int64_t>(prefixes.size()) == rows.count(),
+        "Llama::forward: {} prefixes for {} samples", prefixes.size(), rows.count());
+  const int64_t frozen = impl_->frozen_blocks(), layers = impl_->config.num_layers;
+  cache.set_blocks(frozen);
+  if (frozen == 0) return forward(emb_TD, rows);
+
+  std::vector<at::Tensor> x, positions;
+  std::vector<int64_t> lengths;
+  for (int64_t s = 0; s < rows.count(); ++s) {
+    const int64_t before = prefixes[static_cast<size_t>(s)].length;
+    check(before >= 0 && before <= rows.length(s),
+          "Llama::forward: a prefix of {} rows in a sample of {}", before, rows.length(s));
+    lengths.push_back(rows.length(s) - before);
+    x.push_back(emb_TD.narrow(0, rows.begin(s) + before, lengths.back()));
+    positions.push_back(whole.positions_T.narrow(0, rows.begin(s) + before, lengths.back()));
+  }
+  const auto heads = std::make_shared<LlamaPrefixes>(whole, emb_TD, prefixes, cache);
+  const auto pass = std::make_shared<LlamaPrefixedPass>(
+      LlamaPassShared{whole.blocks, whole.config, whole.table, at::cat(positions),
+                      Segments::from_lengths(lengths, rows.per_sample)},
+      heads);
+  const at::Tensor x_RD = impl_->run(pass, {0, frozen}, at::cat(x));
+  heads->keep(cache);
+
+  std::vector<at::Tensor> all;
+  int64_t begin = 0;
+  for (int64_t s = 0; s < rows.count(); ++s) {
+    const int64_t rest = lengths[static_cast<size_t>(s)];
+    if (rows.length(s) > rest) all.push_back(heads->rows_of(s));
+    all.push_back(x_RD.narrow(0, begin, rest));
+    begin += rest;
+  }
+  return impl_->finish(
+      impl_->run(std::make_shared<LlamaPass>(whole), {frozen, layers}, at::cat(all)), rows);
 }
 
 at::Tensor Llama::forward_cached(const at::Tensor& emb_TD, KvCache& cache) const {
@@ -118,16 +170,12 @@ at::Tensor Llama::forward_cached(const at::Tensor& emb_TD, KvCache& cache) const
                    "a sequence of {} tokens is longer than max_position_embeddings {}", before + T,
                    c.max_positions);
   const c10::NoGradGuard no_grad;
-  const RopeTable table = impl_->rope_for(before + T);
+  const Segments rows = Segments::one(T);
   const at::Tensor positions_T =
       at::arange(before, before + T, at::TensorOptions().dtype(at::kLong).device(emb_TD.device()));
-  const Segments rows = Segments::one(T);
-
   const auto pass = std::make_shared<LlamaCachedPass>(
-      LlamaPassShared{impl_->blocks, impl_->config, table, positions_T, rows}, cache);
-  const at::Tensor x_TD =
-      run_stack({pass, {0, c.num_layers}, impl_->checkpointing, impl_->hooks}, emb_TD);
-  return rms_norm(x_TD, impl_->norm_D, c.rms_norm_eps, rows);
+      LlamaPassShared{impl_->blocks, c, impl_->rope_for(before + T), positions_T, rows}, cache);
+  return impl_->finish(impl_->run(pass, {0, c.num_layers}, emb_TD), rows);
 }
 
 at::Tensor Llama::logits(const at::Tensor& hidden_RD) const {

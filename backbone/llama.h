@@ -13,6 +13,7 @@
 #include "backbone/llama_config.h"
 #include "backbone/nn/block_hooks.h"
 #include "backbone/nn/checkpointing.h"
+#include "backbone/prefix_cache.h"
 #include "backbone/weights/weights.h"
 
 namespace euromodal {
@@ -37,6 +38,13 @@ class Llama {
   /// Packed samples, positions restart in each: emb_TD [T, D] -> final-norm hidden rows [T, D].
   /// Differentiable.
   at::Tensor forward(const at::Tensor& emb_TD, const Segments& rows) const;
+  /// The same, where the first rows of each sample are constants (one entry per sample, 0 rows for
+  /// none). As far up as nothing trains they have no graph and cost no backward pass, and what
+  /// `cache` has of them is not computed at all. A prefix has its own matrix products: sums may
+  /// differ in their last bits from the form above, but not with what the cache holds, nor, with
+  /// rows.per_sample, with how samples are packed.
+  at::Tensor forward(const at::Tensor& emb_TD, const Segments& rows,
+                     const std::vector<ConstantPrefix>& prefixes, PrefixCache& cache) const;
   /// The next T positions of one sequence, over its cache; no gradient. -> [T, D] after the final
   /// norm.
   at::Tensor forward_cached(const at::Tensor& emb_TD, KvCache& cache) const;

@@ -56,6 +56,7 @@ class LlamaPass : public StackPass {
   };
   /// -> [T, H, N].
   virtual at::Tensor mix(int64_t block, const Heads& heads) const;
+  const Segments& rows() const { return shared_.rows; }
   double scale() const { return scale_; }
 
  private:

@@ -25,6 +25,23 @@ bool coupled_trains(const std::vector<NamedTensor>& parameters) {
                      [](const NamedTensor& p) { return p.tensor.requires_grad(); });
 }
 
+/// The rows before the first medium: the same ids give the same rows. Those of a sample without
+/// media are not worth keeping.
+std::vector<ConstantPrefix> coupled_prefixes(const Batch& batch) {
+  std::vector<ConstantPrefix> out;
+  for (const Example& example : batch.examples) {
+    const TokenPlan& plan = example.plan;
+    ConstantPrefix prefix{static_cast<int64_t>(plan.ids.size()), ""};
+    if (!plan.spans.empty()) {
+      prefix.length = plan.spans.front().start;
+      prefix.key.assign(reinterpret_cast<const char*>(plan.ids.data()),
+                        static_cast<size_t>(prefix.length) * sizeof(int64_t));
+    }
+    out.push_back(std::move(prefix));
+  }
+  return out;
+}
+
 /// Placeholder ids may stand beyond the vocabulary: the lookup reads row 0 there, and the splice
 /// replaces what it gives (so that row 0 gets no gradient from it).
 at::Tensor coupled_lookup_ids(const Batch& batch) {
@@ -72,8 +89,11 @@ EncoderInput CoupledModel::prepare(Modality kind, const MediaSource& source) con
   return encoder.preprocess(encoder.read(source));
 }
 
-at::Tensor CoupledModel::forward(const Batch& batch, FeatureCache* cache) const {
-  return parts_.text.llama->forward(embed(batch, cache), batch.rows);
+at::Tensor CoupledModel::forward(const Batch& batch, FeatureCache* cache,
+                                 PrefixCache* prefixes) const {
+  const at::Tensor emb_TD = embed(batch, cache);
+  if (prefixes == nullptr) return parts_.text.llama->forward(emb_TD, batch.rows);
+  return parts_.text.llama->forward(emb_TD, batch.rows, coupled_prefixes(batch), *prefixes);
 }
 
 at::Tensor CoupledModel::embed(const Batch& batch, FeatureCache* cache) const {

@@ -45,7 +45,8 @@ class CoupledModel final : public MultimodalModel {
   const Encoder& encoder(Modality kind) const override { return *part(kind).encoder; }
   int64_t num_tokens(Modality kind, const EncoderInput& input) const override;
   EncoderInput prepare(Modality kind, const MediaSource& source) const override;
-  at::Tensor forward(const Batch& batch, FeatureCache* cache) const override;
+  at::Tensor forward(const Batch& batch, FeatureCache* cache,
+                     PrefixCache* prefixes = nullptr) const override;
   at::Tensor embed(const Batch& batch, FeatureCache* cache) const override;
   const std::vector<NamedTensor>& parameters() const override { return parameters_; }
 

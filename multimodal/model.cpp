@@ -72,6 +72,7 @@ void model_load_backbone(const Config& config, std::optional<at::ScalarType> dty
     const fs::path dir = config.path("model");
     parts.text = load_text_model(dir, dtype);
     model_load_tokenizer(dir, parts);
+    parts.text.llama->set_checkpointing(Checkpointing::parse(config));
     return;
   }
   check<ConfigError>(!dtype || *dtype == at::kFloat, "{}: a model from scratch starts in float32",
@@ -81,6 +82,7 @@ void model_load_backbone(const Config& config, std::optional<at::ScalarType> dty
   const Json json = read_json(file);
   parts.text = random_text_model(LlamaConfig::from_json({json, file.string()}), seed);
   model_load_tokenizer(random.path("tokenizer"), parts);
+  parts.text.llama->set_checkpointing(Checkpointing::parse(config));
 }
 
 /// `base`: what relative model paths stand below; nothing: the working directory.
@@ -179,6 +181,8 @@ std::unique_ptr<MultimodalModel> MultimodalModel::from_config(const Config& conf
   if (config.has("dtype")) dtype = parse_dtype(config.str("dtype"));
   if (config.has("folder")) {
     auto model = load(config.path("folder"), dtype);
+    if (config.has("backbone"))
+      model->backbone().set_checkpointing(Checkpointing::parse(config.child("backbone")));
     config.finish();
     return model;
   }

@@ -3,7 +3,8 @@
 // it for text) plus `multimodal.yaml`, `adapters.safetensors` and one Hugging Face folder per
 // encoder.
 //
-//   backbone: {model: DIR}                       # text model folder with tokenizer
+//   backbone: {model: DIR, checkpointing: mlp}   # text model folder with tokenizer; what training
+//   keeps of its blocks (backbone/nn/checkpointing.h; none)
 //   image:
 //     placeholder: "<image>"                     # token of the tokenizer (added beyond the
 //     vocabulary when it has none) encoder: {model: DIR, features: last} adapter: {type: pool, ...}
@@ -67,8 +68,10 @@ class MultimodalModel {
   virtual EncoderInput prepare(Modality kind, const MediaSource& source) const = 0;
 
   /// Encode (no graph when frozen), adapt, splice into the embeddings, backbone -> hidden rows [T,
-  /// D]. Names the sample when counts disagree.
-  virtual at::Tensor forward(const Batch& batch, FeatureCache* cache = nullptr) const = 0;
+  /// D]. Names the sample when counts disagree. With `prefixes` the rows before a sample's first
+  /// medium (all rows of one without media) run as constants (Llama::forward).
+  virtual at::Tensor forward(const Batch& batch, FeatureCache* cache = nullptr,
+                             PrefixCache* prefixes = nullptr) const = 0;
   /// The same up to the spliced embeddings [T, D] (prefill of generation).
   virtual at::Tensor embed(const Batch& batch, FeatureCache* cache = nullptr) const = 0;
 

@@ -188,6 +188,50 @@ TEST(CoupledModelTest, PackedEqualsUnpackedBitwise) {
   }
 }
 
+/// Hidden rows, then the gradients of all adapters.
+std::vector<at::Tensor> adapter_step(const World& world, std::vector<Example> samples,
+                                     bool per_sample, PrefixCache* prefixes) {
+  for (const NamedTensor& p : world.model->parameters()) p.tensor.mutable_grad() = at::Tensor();
+  const at::Tensor h_TD =
+      world.model->forward(collate(std::move(samples), per_sample), nullptr, prefixes);
+  if (h_TD.requires_grad()) h_TD.sin().sum().backward();
+  std::vector<at::Tensor> out{h_TD.detach()};
+  for (const NamedTensor& p : world.model->parameters())
+    if (p.name.starts_with("adapter.")) out.push_back(p.tensor.grad());
+  return out;
+}
+
+TEST(CoupledModelTest, RowsBeforeTheFirstMediumMayRunAsConstants) {
+  const World world;
+  world.train("adapter.");
+  for (const bool per_sample : {false, true}) {
+    PrefixCache prefixes(1 << 20);
+    const auto want = adapter_step(world, three_samples(world), per_sample, nullptr);
+    const auto got = adapter_step(world, three_samples(world), per_sample, &prefixes);
+    const auto again = adapter_step(world, three_samples(world), per_sample, &prefixes);
+    EXPECT_EQ(prefixes.size(), 1);  // both samples with media begin alike
+    for (size_t i = 0; i < want.size(); ++i) {
+      EXPECT_TRUE(tensor_near(got[i], want[i], {5e-5, 1e-3})) << i;
+      EXPECT_TRUE(per_sample ? same_bits(again[i], got[i])
+                             : tensor_near(again[i], got[i], {5e-5, 1e-3}))
+          << i;
+    }
+  }
+  // In a pack, or one sample after the other, some of them from a cache.
+  PrefixCache prefixes(1 << 20), none(0);
+  const auto packed = adapter_step(world, three_samples(world), true, &prefixes);
+  int64_t row = 0;
+  auto samples = three_samples(world);
+  for (size_t s = 0; s < samples.size(); ++s) {
+    const at::Tensor h_TD = adapter_step(world, {samples[s]}, true, s == 0 ? &prefixes : &none)[0];
+    EXPECT_TRUE(same_bits(h_TD, packed[0].narrow(0, row, h_TD.size(0)))) << s;
+    row += h_TD.size(0);
+  }
+  world.train("backbone.model.layers.0");
+  adapter_step(world, three_samples(world), true, &prefixes);
+  EXPECT_EQ(prefixes.size(), 0);
+}
+
 TEST(CoupledModelTest, FastModeAgreesWithDeterministicMode) {
   const World world;
   const at::Tensor a = world.model->forward(collate(three_samples(world), true), nullptr);

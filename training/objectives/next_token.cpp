@@ -60,7 +60,9 @@ class NextToken final : public Objective {
         label_smoothing_(config.f64("label_smoothing", 0.0)),
         deterministic_(deterministic),
         features_(config.i64("feature_cache_mb", 512) * 1'000'000),
-        inputs_(config.i64("input_cache_mb", 512) * 1'000'000) {
+        inputs_(config.i64("input_cache_mb", 512) * 1'000'000),
+        prefixes_(config.i64("prefix_cache_mb", 64) * 1'000'000),
+        keep_prefixes_(config.i64("prefix_cache_mb", 64) > 0) {
     check<ConfigError>(label_smoothing_ >= 0.0 && label_smoothing_ < 1.0,
                        "{}: expected a number in [0, 1), got {}", config.where("label_smoothing"),
                        label_smoothing_);
@@ -96,7 +98,8 @@ class NextToken final : public Objective {
 
   LossSums loss(const Batch& batch, bool) override {
     LossSums out;
-    const at::Tensor hidden_TD = model_->forward(batch, &features_);
+    const at::Tensor hidden_TD =
+        model_->forward(batch, &features_, keep_prefixes_ ? &prefixes_ : nullptr);
     std::array<bool, kKinds> present{};
     for (const Example& example : batch.examples) present[next_token_kind(example)] = true;
     const bool one_kind = std::count(present.begin(), present.end(), true) == 1;
@@ -171,6 +174,8 @@ class NextToken final : public Objective {
   bool deterministic_;
   FeatureCache features_;
   mutable MediaInputs inputs_;
+  PrefixCache prefixes_;
+  bool keep_prefixes_;
   at::Tensor head_VD_;
 };
 

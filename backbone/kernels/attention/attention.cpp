@@ -27,10 +27,13 @@ at::Tensor attention_unit_stride(const at::Tensor& x) {
 }
 
 // The samples of one kind: short or long (empty ones are neither).
-std::vector<int64_t> attention_samples(const Segments& rows, bool is_short) {
+std::vector<int64_t> attention_samples(const AttentionArgs& args, const Segments& rows,
+                                       bool is_short) {
   std::vector<int64_t> out;
-  for (int64_t s = 0; s < rows.count(); ++s)
-    if (rows.length(s) > 0 && (rows.length(s) <= kShortRows) == is_short) out.push_back(s);
+  for (int64_t s = 0; s < rows.count(); ++s) {
+    const int64_t keys = attention_prefix(args, s).length() + rows.length(s);
+    if (rows.length(s) > 0 && (keys <= kShortRows) == is_short) out.push_back(s);
+  }
   return out;
 }
 
@@ -41,21 +44,53 @@ at::Tensor attention_heads(const at::Tensor& x_TXN, int64_t begin, int64_t lengt
   return x_XLN.unsqueeze(0);
 }
 
+// [1, 1, L, M]: row t sees keys 0 .. before + t.
+at::Tensor attention_late_mask(int64_t before, int64_t length, const at::TensorOptions& options) {
+  return at::full({length, before + length}, -INFINITY, options)
+      .triu(before + 1)
+      .view({1, 1, length, before + length});
+}
+
+// A long sample's operands in ATen's layout. ATen's causal flag means the start of the keys; rows
+// behind a prefix need a mask.
+struct AttentionLong {
+  at::Tensor q_1HLN, k_1HMN, v_1HMN, mask_11LM;
+  bool causal;
+
+  AttentionLong(const AttentionArgs& args, const Segments& rows, int64_t s) {
+    const AttentionPrefix& prefix = attention_prefix(args, s);
+    const int64_t begin = rows.begin(s), length = rows.length(s), before = prefix.length();
+    const int64_t group = args.q_THN.size(1) / args.k_TKN.size(1);
+    const auto keys = [&](const at::Tensor& before_PKN, const at::Tensor& own_TKN) {
+      if (before == 0) return attention_heads(own_TKN, begin, length, group);
+      return attention_heads(at::cat({before_PKN, own_TKN.narrow(0, begin, length)}), 0,
+                             before + length, group);
+    };
+    q_1HLN = attention_heads(args.q_THN, begin, length, 1);
+    k_1HMN = keys(prefix.k_PKN, args.k_TKN);
+    v_1HMN = keys(prefix.v_PKN, args.v_TKN);
+    causal = args.causal && before == 0;
+    if (args.causal && before > 0)
+      mask_11LM = attention_late_mask(before, length, q_1HLN.options());
+  }
+  std::optional<at::Tensor> mask() const {
+    return mask_11LM.defined() ? std::make_optional(mask_11LM) : std::nullopt;
+  }
+};
+
 AttentionOut attention_forward(const AttentionArgs& args, const Segments& rows) {
   const at::Tensor& q_THN = args.q_THN;
   const at::ScalarType wide = q_THN.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   AttentionOut out{at::empty(q_THN.sizes(), q_THN.options()),
                    at::empty({q_THN.size(0), q_THN.size(1)}, q_THN.options().dtype(wide))};
-  attention_short_forward(args, rows, attention_samples(rows, true), out.out_THN, out.lse_TH);
-  const int64_t group = q_THN.size(1) / args.k_TKN.size(1);
-  for (const int64_t s : attention_samples(rows, false)) {
-    const int64_t begin = rows.begin(s), length = rows.length(s);
+  attention_short_forward(args, rows, attention_samples(args, rows, true), out.out_THN, out.lse_TH);
+  for (const int64_t s : attention_samples(args, rows, false)) {
+    const AttentionLong sample(args, rows, s);
     const auto [o, lse] = at::_scaled_dot_product_flash_attention_for_cpu(
-        attention_heads(q_THN, begin, length, 1), attention_heads(args.k_TKN, begin, length, group),
-        attention_heads(args.v_TKN, begin, length, group), /*dropout_p=*/0.0, args.causal,
-        /*attn_mask=*/{}, args.scale);
-    out.out_THN.narrow(0, begin, length).copy_(o[0].transpose(0, 1));
-    out.lse_TH.narrow(0, begin, length).copy_(lse[0].transpose(0, 1));
+        sample.q_1HLN, sample.k_1HMN, sample.v_1HMN, /*dropout_p=*/0.0, sample.causal,
+        sample.mask(), args.scale);
+    out.out_THN.narrow(0, rows.begin(s), rows.length(s)).copy_(o[0].transpose(0, 1));
+    out.lse_TH.narrow(0, rows.begin(s), rows.length(s)).copy_(lse[0].transpose(0, 1));
   }
   return out;
 }
@@ -63,22 +98,39 @@ AttentionOut attention_forward(const AttentionArgs& args, const Segments& rows) 
 void attention_long_backward(const AttentionBackwardArgs& args, const Segments& rows) {
   const AttentionArgs& f = args.forward;
   const int64_t kv_heads = f.k_TKN.size(1), group = f.q_THN.size(1) / kv_heads;
-  for (const int64_t s : attention_samples(rows, false)) {
+  for (const int64_t s : attention_samples(f, rows, false)) {
     const int64_t begin = rows.begin(s), length = rows.length(s), width = f.q_THN.size(2);
+    const int64_t before = attention_prefix(f, s).length();
+    const AttentionLong sample(f, rows, s);
     const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        attention_heads(args.dout_THN, begin, length, 1),
-        attention_heads(f.q_THN, begin, length, 1), attention_heads(f.k_TKN, begin, length, group),
-        attention_heads(f.v_TKN, begin, length, group),
-        attention_heads(args.out_THN, begin, length, 1),
+        attention_heads(args.dout_THN, begin, length, 1), sample.q_1HLN, sample.k_1HMN,
+        sample.v_1HMN, attention_heads(args.out_THN, begin, length, 1),
         args.lse_TH.narrow(0, begin, length).t().contiguous().unsqueeze(0), /*dropout_p=*/0.0,
-        f.causal, /*attn_mask=*/{}, f.scale);
+        sample.causal, sample.mask(), f.scale);
     args.dq_THN.narrow(0, begin, length).copy_(dq[0].transpose(0, 1));
-    const auto sum_groups = [&](const at::Tensor& grad_1HLN) {
-      return grad_1HLN.view({kv_heads, group, length, width}).sum(1).transpose(0, 1);
+    const auto sum_groups = [&](const at::Tensor& grad_1HMN) {
+      return grad_1HMN.narrow(2, before, length)
+          .reshape({kv_heads, group, length, width})
+          .sum(1)
+          .transpose(0, 1);
     };
-    args.dk_TKN.narrow(0, begin, length).copy_(sum_groups(dk.contiguous()));
-    args.dv_TKN.narrow(0, begin, length).copy_(sum_groups(dv.contiguous()));
+    args.dk_TKN.narrow(0, begin, length).copy_(sum_groups(dk));
+    args.dv_TKN.narrow(0, begin, length).copy_(sum_groups(dv));
   }
+}
+
+void attention_check_prefix(AttentionPrefix& prefix, const at::Tensor& k_TKN) {
+  if (prefix.length() == 0) {
+    prefix = {};
+    return;
+  }
+  check_shape(prefix.k_PKN, {-1, k_TKN.size(1), k_TKN.size(2)}, "attention", "k_PKN");
+  check_shape(prefix.v_PKN, prefix.k_PKN.sizes(), "attention", "v_PKN");
+  check_like(prefix.k_PKN, k_TKN, "attention", "k_PKN");
+  check_like(prefix.v_PKN, k_TKN, "attention", "v_PKN");
+  check(!prefix.k_PKN.requires_grad() && !prefix.v_PKN.requires_grad(),
+        "attention: a prefix is a constant, but this one requires grad");
+  prefix = {attention_unit_stride(prefix.k_PKN), attention_unit_stride(prefix.v_PKN)};
 }
 
 struct AttentionFunction final : torch::autograd::Function<AttentionFunction> {
@@ -86,8 +138,13 @@ struct AttentionFunction final : torch::autograd::Function<AttentionFunction> {
                             const at::Tensor& v_TKN, const AttentionArgs& args,
                             const Segments& rows) {
     const AttentionOut out =
-        attention_forward({q_THN, k_TKN, v_TKN, args.causal, args.scale}, rows);
-    ctx->save_for_backward({q_THN, k_TKN, v_TKN, out.out_THN, out.lse_TH});
+        attention_forward({q_THN, k_TKN, v_TKN, args.causal, args.scale, args.prefix}, rows);
+    variable_list saved{q_THN, k_TKN, v_TKN, out.out_THN, out.lse_TH};
+    for (const AttentionPrefix& prefix : args.prefix) {
+      saved.push_back(prefix.k_PKN);
+      saved.push_back(prefix.v_PKN);
+    }
+    ctx->save_for_backward(saved);
     ctx->saved_data["causal"] = args.causal;
     ctx->saved_data["scale"] = args.scale;
     save_segments(ctx, rows);
@@ -100,13 +157,15 @@ struct AttentionFunction final : torch::autograd::Function<AttentionFunction> {
     AttentionBackwardArgs args;
     args.forward = {saved[0], saved[1], saved[2], ctx->saved_data["causal"].toBool(),
                     ctx->saved_data["scale"].toDouble()};
+    for (size_t i = 5; i < saved.size(); i += 2)
+      args.forward.prefix.push_back({saved[i], saved[i + 1]});
     args.out_THN = saved[3];
     args.lse_TH = saved[4];
     args.dout_THN = attention_unit_stride(grads[0]);
     args.dq_THN = at::empty(saved[0].sizes(), saved[0].options());
     args.dk_TKN = at::empty(saved[1].sizes(), saved[1].options());
     args.dv_TKN = at::empty(saved[2].sizes(), saved[2].options());
-    attention_short_backward(args, rows, attention_samples(rows, true));
+    attention_short_backward(args, rows, attention_samples(args.forward, rows, true));
     attention_long_backward(args, rows);
     return {args.dq_THN, args.dk_TKN, args.dv_TKN, at::Tensor(), at::Tensor()};
   }
@@ -127,8 +186,15 @@ at::Tensor attention(const AttentionArgs& args, const Segments& rows) {
   check(std::isfinite(args.scale) && args.scale > 0.0, "attention: scale is {}, expected > 0",
         args.scale);
   check_segments(rows, length, "attention");
-  const AttentionArgs unit{attention_unit_stride(args.q_THN), attention_unit_stride(args.k_TKN),
-                           attention_unit_stride(args.v_TKN), args.causal, args.scale};
+  check(args.prefix.empty() || static_cast<int64_t>(args.prefix.size()) == rows.count(),
+        "attention: {} prefixes for {} samples", args.prefix.size(), rows.count());
+  AttentionArgs unit{attention_unit_stride(args.q_THN),
+                     attention_unit_stride(args.k_TKN),
+                     attention_unit_stride(args.v_TKN),
+                     args.causal,
+                     args.scale,
+                     args.prefix};
+  for (AttentionPrefix& prefix : unit.prefix) attention_check_prefix(prefix, args.k_TKN);
   if (!needs_graph(args.q_THN, args.k_TKN, args.v_TKN))
     return attention_forward(unit, rows).out_THN;
   return AttentionFunction::apply(unit.q_THN, unit.k_TKN, unit.v_TKN, unit, rows);
@@ -155,10 +221,7 @@ at::Tensor attention_cached(const at::Tensor& q_THN, const at::Tensor& k_LKN,
     return o.contiguous().view({1, heads, width});
   }
   at::Tensor mask_TL;  // rows at the end of a longer sequence: ATen's causal flag means the start
-  if (now < length) {
-    mask_TL = at::full({now, length}, -INFINITY, q_THN.options()).triu(length - now + 1);
-    mask_TL = mask_TL.view({1, 1, now, length});
-  }
+  if (now < length) mask_TL = attention_late_mask(length - now, now, q_THN.options());
   const at::Tensor o = std::get<0>(at::_scaled_dot_product_flash_attention_for_cpu(
       attention_heads(q_THN, 0, now, 1), attention_heads(k_LKN, 0, length, group),
       attention_heads(v_LKN, 0, length, group), 0.0, /*is_causal=*/now == length,

@@ -1,4 +1,5 @@
-// short_rows.cpp — see short_rows.h. L rows of one sample, N head width, padded to whole vectors.
+// short_rows.cpp — see short_rows.h. L rows of one sample, M = P + L keys (P of its prefix), N head
+// width, padded to whole vectors. Gradients of keys and values: of the L own ones only.
 //   S = scale · Q Kᵀ, P = softmax(S), O = P V
 //   dP = dO Vᵀ, dS = P · (dP - rowsum(dO · O)), dQ = scale · dS K, dK = scale · dSᵀ Q, dV = Pᵀ dO
 #include "backbone/kernels/attention/short_rows.h"
@@ -26,13 +27,13 @@ struct HeadRows {
 
 template <typename T>
 struct ShortItem {
-  HeadRows<const T> k, v;
+  HeadRows<const T> k, v, prefix_k, prefix_v;
   std::vector<HeadRows<const T>> q, out_in, dout;  // one per query head of the group
   std::vector<HeadRows<T>> out, dq;
   HeadRows<T> dk, dv;
   Acc<T>* lse;  // [L, H] from the group's first head
   int64_t lse_row;
-  int64_t length, width;
+  int64_t length, before, width;  // L, P, N
   Acc<T> scale;
   bool causal;
   Acc<T>* scratch;
@@ -51,15 +52,19 @@ template <typename T>
   }
 }
 
-// [L, N] -> [N, Lp], zero padded.
+// [P, N] and [L, N] -> [N, Mp], zero padded.
 template <typename T>
-[[gnu::always_inline]] inline void short_pack_transposed(HeadRows<const T> x, int64_t length,
+[[gnu::always_inline]] inline void short_pack_transposed(HeadRows<const T> prefix, int64_t before,
+                                                         HeadRows<const T> x, int64_t length,
                                                          int64_t width, Acc<T>* out) {
-  const int64_t ld = padded<Acc<T>>(length);
+  const int64_t ld = padded<Acc<T>>(before + length);
   for (int64_t n = 0; n < width; ++n) {
+    Acc<T>* row = out + n * ld;
+    for (int64_t i = 0; i < before; ++i)
+      row[i] = static_cast<Acc<T>>(prefix.data[i * prefix.row + n]);
     for (int64_t i = 0; i < length; ++i)
-      out[n * ld + i] = static_cast<Acc<T>>(x.data[i * x.row + n]);
-    for (int64_t i = length; i < ld; ++i) out[n * ld + i] = 0;
+      row[before + i] = static_cast<Acc<T>>(x.data[i * x.row + n]);
+    for (int64_t i = before + length; i < ld; ++i) row[i] = 0;
   }
 }
 
@@ -76,12 +81,12 @@ template <typename T>
 
 // Rows of scores -> probabilities in place (zero above the diagonal and in the padding).
 template <typename A>
-[[gnu::always_inline]] inline void short_softmax(A* s, int64_t length, bool causal, A* lse,
-                                                 int64_t lse_row) {
-  const int64_t ld = padded<A>(length);
+[[gnu::always_inline]] inline void short_softmax(A* s, int64_t before, int64_t length, bool causal,
+                                                 A* lse, int64_t lse_row) {
+  const int64_t keys = before + length, ld = padded<A>(keys);
   for (int64_t i = 0; i < length; ++i) {
     A* row = s + i * ld;
-    const int64_t n = causal ? i + 1 : length;
+    const int64_t n = causal ? before + i + 1 : keys;
     A highest = row[0];
 #pragma omp simd reduction(max : highest)
     for (int64_t j = 0; j < n; ++j) highest = row[j] > highest ? row[j] : highest;
@@ -100,30 +105,32 @@ template <typename A>
 }
 
 template <typename A>
-int64_t short_scratch(int64_t length, int64_t width) {  // elements
-  return 8 * length * padded<A>(width) + 2 * width * padded<A>(length) +
-         2 * length * padded<A>(length);
+int64_t short_scratch(int64_t before, int64_t length, int64_t width) {  // elements
+  const int64_t keys = before + length;
+  return (7 * length + keys) * padded<A>(width) + 2 * width * padded<A>(keys) +
+         2 * length * padded<A>(keys);
 }
 
 template <typename T>
 [[gnu::always_inline]] inline void short_forward(const ShortItem<T>& item) {
   using A = Acc<T>;
-  const int64_t length = item.length, width = item.width;
-  const int64_t ldn = padded<A>(width), ldl = padded<A>(length);
+  const int64_t length = item.length, before = item.before, width = item.width;
+  const int64_t keys = before + length, ldn = padded<A>(width), ldm = padded<A>(keys);
   A* q = item.scratch;
   A* v = q + length * ldn;
-  A* o = v + length * ldn;
+  A* o = v + keys * ldn;
   A* kt = o + length * ldn;
-  A* s = kt + width * ldl;
-  short_pack_transposed<T>(item.k, length, width, kt);
-  short_pack<T>(item.v, length, width, A(1), v);
+  A* s = kt + width * ldm;
+  short_pack_transposed<T>(item.prefix_k, before, item.k, length, width, kt);
+  short_pack<T>(item.prefix_v, before, width, A(1), v);
+  short_pack<T>(item.v, length, width, A(1), v + before * ldn);
   const Causal columns = item.causal ? Causal::kColumnsUpToRow : Causal::kNone;
   const Causal sums = item.causal ? Causal::kSumUpToRow : Causal::kNone;
   for (size_t g = 0; g < item.q.size(); ++g) {
     short_pack<T>(item.q[g], length, width, item.scale, q);
-    small::run(Gemm<A>{q, ldn, 1, kt, ldl, s, ldl, length, length, width, columns});
-    short_softmax<A>(s, length, item.causal, item.lse + g, item.lse_row);
-    small::run(Gemm<A>{s, ldl, 1, v, ldn, o, ldn, length, width, length, sums});
+    small::run(Gemm<A>{q, ldn, 1, kt, ldm, s, ldm, length, keys, width, columns, before});
+    short_softmax<A>(s, before, length, item.causal, item.lse + g, item.lse_row);
+    small::run(Gemm<A>{s, ldm, 1, v, ldn, o, ldn, length, width, keys, sums, before});
     short_store<T>(o, length, width, A(1), item.out[g]);
   }
 }
@@ -131,52 +138,54 @@ template <typename T>
 template <typename T>
 [[gnu::always_inline]] inline void short_backward(const ShortItem<T>& item) {
   using A = Acc<T>;
-  const int64_t length = item.length, width = item.width;
-  const int64_t ldn = padded<A>(width), ldl = padded<A>(length), block = length * ldn;
+  const int64_t length = item.length, before = item.before, width = item.width;
+  const int64_t keys = before + length, ldn = padded<A>(width), ldm = padded<A>(keys);
+  const int64_t block = length * ldn;
   A* q = item.scratch;
-  A* k = q + block;
-  A* dout = k + block;
+  A* dout = q + block;
   A* dq = dout + block;
   A* dk = dq + block;
   A* dv = dk + block;
   A* part = dv + block;
-  A* kt = part + 2 * block;
-  A* vt = kt + width * ldl;
-  A* p = vt + width * ldl;
-  A* ds = p + length * ldl;
-  short_pack_transposed<T>(item.k, length, width, kt);
-  short_pack_transposed<T>(item.v, length, width, vt);
-  short_pack<T>(item.k, length, width, A(1), k);
+  A* k = part + 2 * block;
+  A* kt = k + keys * ldn;
+  A* vt = kt + width * ldm;
+  A* p = vt + width * ldm;
+  A* ds = p + length * ldm;
+  short_pack_transposed<T>(item.prefix_k, before, item.k, length, width, kt);
+  short_pack_transposed<T>(item.prefix_v, before, item.v, length, width, vt);
+  short_pack<T>(item.prefix_k, before, width, A(1), k);
+  short_pack<T>(item.k, length, width, A(1), k + before * ldn);
   const Causal columns = item.causal ? Causal::kColumnsUpToRow : Causal::kNone;
   const Causal sums = item.causal ? Causal::kSumUpToRow : Causal::kNone;
   const Causal from = item.causal ? Causal::kSumFromRow : Causal::kNone;
   for (size_t g = 0; g < item.q.size(); ++g) {
     short_pack<T>(item.q[g], length, width, item.scale, q);
     short_pack<T>(item.dout[g], length, width, A(1), dout);
-    small::run(Gemm<A>{q, ldn, 1, kt, ldl, p, ldl, length, length, width, columns});
-    small::run(Gemm<A>{dout, ldn, 1, vt, ldl, ds, ldl, length, length, width, columns});
+    small::run(Gemm<A>{q, ldn, 1, kt, ldm, p, ldm, length, keys, width, columns, before});
+    small::run(Gemm<A>{dout, ldn, 1, vt, ldm, ds, ldm, length, keys, width, columns, before});
     for (int64_t i = 0; i < length; ++i) {
       const T* out = item.out_in[g].data + i * item.out_in[g].row;
       A delta = 0;
 #pragma omp simd reduction(+ : delta)
       for (int64_t n = 0; n < width; ++n) delta += dout[i * ldn + n] * static_cast<A>(out[n]);
-      A *p_row = p + i * ldl, *ds_row = ds + i * ldl;
+      A *p_row = p + i * ldm, *ds_row = ds + i * ldm;
       const A lse = item.lse[i * item.lse_row + static_cast<int64_t>(g)];
-      const int64_t n = item.causal ? i + 1 : length;
+      const int64_t n = item.causal ? before + i + 1 : keys;
 #pragma omp simd
       for (int64_t j = 0; j < n; ++j) {
         p_row[j] = fast_exp(p_row[j] - lse);
         ds_row[j] = p_row[j] * (ds_row[j] - delta);
       }
-      for (int64_t j = n; j < ldl; ++j) p_row[j] = ds_row[j] = 0;
+      for (int64_t j = n; j < ldm; ++j) p_row[j] = ds_row[j] = 0;
     }
-    small::run(Gemm<A>{ds, ldl, 1, k, ldn, dq, ldn, length, width, length, sums});
+    small::run(Gemm<A>{ds, ldm, 1, k, ldn, dq, ldn, length, width, keys, sums, before});
     short_store<T>(dq, length, width, item.scale, item.dq[g]);
     // the first head of the group writes, the others add
     A* dk_g = g == 0 ? dk : part;
     A* dv_g = g == 0 ? dv : part + block;
-    small::run(Gemm<A>{ds, 1, ldl, q, ldn, dk_g, ldn, length, width, length, from});
-    small::run(Gemm<A>{p, 1, ldl, dout, ldn, dv_g, ldn, length, width, length, from});
+    small::run(Gemm<A>{ds + before, 1, ldm, q, ldn, dk_g, ldn, length, width, length, from});
+    small::run(Gemm<A>{p + before, 1, ldm, dout, ldn, dv_g, ldn, length, width, length, from});
     if (g > 0) {
 #pragma omp simd
       for (int64_t i = 0; i < block; ++i) {
@@ -215,9 +224,10 @@ void short_for_each(const AttentionArgs& args, const Segments& rows,
                     const std::vector<int64_t>& samples, const at::Tensor& lse_TH, F&& f) {
   const int64_t kv_heads = args.k_TKN.size(1), group = args.q_THN.size(1) / kv_heads;
   const int64_t width = args.q_THN.size(2);
-  int64_t longest = 0;
-  for (const int64_t s : samples) longest = std::max(longest, rows.length(s));
-  const int64_t elements = short_scratch<Acc<T>>(longest, width);
+  int64_t elements = 0;
+  for (const int64_t s : samples)
+    elements = std::max(
+        elements, short_scratch<Acc<T>>(attention_prefix(args, s).length(), rows.length(s), width));
   const int64_t items = static_cast<int64_t>(samples.size()) * kv_heads;
   at::parallel_for(0, items, /*grain_size=*/4, [&](int64_t begin, int64_t end) {
     const at::Tensor scratch = at::empty({elements}, lse_TH.options());
@@ -231,6 +241,12 @@ void short_for_each(const AttentionArgs& args, const Segments& rows,
       const int64_t s = samples[static_cast<size_t>(i / kv_heads)], head = i % kv_heads;
       const int64_t row = rows.begin(s);
       item.length = rows.length(s);
+      const AttentionPrefix& prefix = attention_prefix(args, s);
+      item.before = prefix.length();
+      if (item.before > 0) {
+        item.prefix_k = short_head<T>(prefix.k_PKN, 0, head);
+        item.prefix_v = short_head<T>(prefix.v_PKN, 0, head);
+      }
       item.k = short_head<T>(args.k_TKN, row, head);
       item.v = short_head<T>(args.v_TKN, row, head);
       item.lse = lse_TH.mutable_data_ptr<Acc<T>>() + row * item.lse_row + head * group;

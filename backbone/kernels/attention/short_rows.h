@@ -10,8 +10,14 @@
 
 namespace euromodal {
 
-/// Up to here a sample's scores stay in the second-level cache.
+/// Up to here (prefix and own rows) a sample's scores stay in the second-level cache.
 inline constexpr int64_t kShortRows = 192;
+
+/// The prefix of sample s, empty where there is none.
+inline const AttentionPrefix& attention_prefix(const AttentionArgs& args, int64_t s) {
+  static const AttentionPrefix kNone;
+  return args.prefix.empty() ? kNone : args.prefix[static_cast<size_t>(s)];
+}
 
 /// Writes out_THN and lse_TH (log of the sum of exponentials, f32; f64 for f64) of the samples
 /// listed. q, k, v with unit stride in N.

@@ -18,8 +18,8 @@ template <typename A>
 /// Which part of a product with a causal (lower triangular) matrix is needed.
 enum class Causal {
   kNone,
-  kColumnsUpToRow,  // C itself is triangular: columns <= row
-  kSumUpToRow,      // A is triangular: the sum runs over k <= row
+  kColumnsUpToRow,  // C itself is triangular: columns <= row + before
+  kSumUpToRow,      // A is triangular: the sum runs over k <= row + before
   kSumFromRow       // A is the transpose of a triangular matrix: k >= row
 };
 
@@ -33,14 +33,16 @@ struct Gemm {
   int64_t ldc;
   int64_t rows, columns, sum;  // columns: rounded up to whole vectors by run()
   Causal causal = Causal::kNone;
+  int64_t before = 0;  // columns of the triangular matrix that every row has
 };
 
 template <typename A, int64_t kRows>
 [[gnu::always_inline]] inline void gemm_rows(const Gemm<A>& g, int64_t i0) {
   typedef A Vector __attribute__((vector_size(64)));
   int64_t begin = 0, end = g.sum, columns = padded<A>(g.columns);
-  if (g.causal == Causal::kColumnsUpToRow) columns = std::min(columns, padded<A>(i0 + kRows));
-  if (g.causal == Causal::kSumUpToRow) end = std::min(end, i0 + kRows);
+  if (g.causal == Causal::kColumnsUpToRow)
+    columns = std::min(columns, padded<A>(i0 + kRows + g.before));
+  if (g.causal == Causal::kSumUpToRow) end = std::min(end, i0 + kRows + g.before);
   if (g.causal == Causal::kSumFromRow) begin = i0;
   for (int64_t j = 0; j < columns; j += kLanes<A>) {
     Vector sums[kRows] = {};

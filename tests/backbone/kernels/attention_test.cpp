@@ -88,6 +88,53 @@ TEST(AttentionTest, GradientsAreThoseOfCentralDifferences) {
   }
 }
 
+// One prefix per sample; 0 rows: none.
+AttentionArgs with_prefix(AttentionArgs args, const std::vector<int64_t>& lengths) {
+  uint64_t seed = 30;
+  for (const int64_t length : lengths) {
+    AttentionPrefix prefix;
+    if (length > 0) {
+      prefix.k_PKN =
+          randn({length, args.k_TKN.size(1), args.k_TKN.size(2)}, ++seed, args.k_TKN.scalar_type());
+      prefix.v_PKN = randn(prefix.k_PKN.sizes(), ++seed, args.k_TKN.scalar_type());
+    }
+    args.prefix.push_back(prefix);
+  }
+  return args;
+}
+
+TEST(AttentionTest, PrefixMatchesReferenceForwardAndBackward) {
+  for (const bool causal : {true, false}) {
+    // short, long by the prefix, long by itself, without, empty behind a prefix
+    const AttentionCase c{{5, 17, 200, 9, 0, 190}, 4, 2, 20, causal};
+    const std::vector<int64_t> before = {3, 180, 40, 0, 6, 2};
+    const Segments rows = Segments::from_lengths(c.lengths);
+    const AttentionArgs got = with_prefix(make_args(c, at::kFloat), before),
+                        want = with_prefix(make_args(c, at::kFloat), before);
+    const at::Tensor y = attention(got, rows), y_ref = attention_ref(want, rows);
+    EXPECT_TRUE(tensor_near(y, y_ref, {2e-6, 1e-5}));
+    const at::Tensor dy = randn(y.sizes(), 9);
+    y.backward(dy);
+    y_ref.backward(dy);
+    EXPECT_TRUE(tensor_near(got.q_THN.grad(), want.q_THN.grad(), {1e-5, 1e-5}));
+    EXPECT_TRUE(tensor_near(got.k_TKN.grad(), want.k_TKN.grad(), {1e-5, 1e-5}));
+    EXPECT_TRUE(tensor_near(got.v_TKN.grad(), want.v_TKN.grad(), {1e-5, 1e-5}));
+  }
+}
+
+TEST(AttentionTest, PrefixGradientsAreThoseOfCentralDifferences) {
+  for (const bool causal : {true, false}) {
+    const AttentionCase c{{3, 1, 7}, 4, 2, 5, causal};
+    const AttentionArgs args = with_prefix(make_args(c, at::kDouble), {2, 0, 18});
+    EXPECT_TRUE(gradcheck(
+        [&](const std::vector<at::Tensor>& in) {
+          return attention({in[0], in[1], in[2], causal, 0.4, args.prefix},
+                           Segments::from_lengths(c.lengths));
+        },
+        {args.q_THN, args.k_TKN, args.v_TKN}));
+  }
+}
+
 TEST(AttentionTest, BitsDoNotDependOnTheNeighbours) {
   for (const int64_t length : {1, 13, 22, 70, 192, 193, 250}) {
     const AttentionCase alone{{length}, 4, 2, 36, true};
