@@ -21,10 +21,11 @@ constexpr int kBarWidth = 24;
 
 }  // namespace
 
-Progress::Progress(std::string title, int64_t total, std::string unit, bool enabled)
+Progress::Progress(std::string title, int64_t total, std::string unit, bool enabled, int64_t before)
     : title_(std::move(title)),
       unit_(std::move(unit)),
       total_(total),
+      before_(before),
       enabled_(enabled),
       terminal_(isatty(STDERR_FILENO) != 0),
       start_(std::chrono::steady_clock::now()),
@@ -61,8 +62,8 @@ void Progress::draw(bool last) {
     if (terminal_) line += "[" + std::string(full, '#') + std::string(kBarWidth - full, '.') + "] ";
     line += fmt::format("{}/{} {} ({:.0f} %) {}", done_, total_, unit_, 100.0 * share,
                         progress_duration(seconds));
-    if (!last && done_ > 0)
-      line += " ETA " + progress_duration(seconds / static_cast<double>(done_) *
+    if (!last && done_ > before_)
+      line += " ETA " + progress_duration(seconds / static_cast<double>(done_ - before_) *
                                           static_cast<double>(total_ - done_));
   } else {
     line += fmt::format("{} {} {}", done_, unit_, progress_duration(seconds));

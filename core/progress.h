@@ -9,8 +9,10 @@ namespace euromodal {
 
 class Progress {
  public:
-  /// `unit` e.g. "steps"; `total` <= 0: unknown. `enabled` false (ranks above 0): silent.
-  Progress(std::string title, int64_t total, std::string unit, bool enabled = true);
+  /// `unit` e.g. "steps"; `total` <= 0: unknown. `enabled` false (ranks above 0): silent. `before`:
+  /// how much was done before this run, for the ETA.
+  Progress(std::string title, int64_t total, std::string unit, bool enabled = true,
+           int64_t before = 0);
   ~Progress();  // ends the line
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -22,7 +24,7 @@ class Progress {
  private:
   void draw(bool last);
   std::string title_, unit_, note_;
-  int64_t total_, done_ = 0;
+  int64_t total_, before_, done_ = 0;
   bool enabled_, terminal_, finished_ = false;
   std::chrono::steady_clock::time_point start_, drawn_;
 };

@@ -7,6 +7,7 @@
 
 #include "inference/generator.h"
 #include "multimodal/model.h"
+#include "multimodal/record_prompt.h"
 
 namespace euromodal {
 
@@ -23,18 +24,6 @@ void check_captionable(const std::filesystem::path& dir);
 /// template). The example's labels are all -100. DataError naming the medium.
 Example caption_example(const MultimodalModel& model, const std::vector<CaptionMedium>& media,
                         const std::string& prompt, bool use_template);
-
-/// The same for a record of a data set: all that stands before its last assistant turn. `media`: of
-/// the whole record, in order.
-Example caption_record(const MultimodalModel& model, const Record& record,
-                       const std::vector<MediaSource>& media);
-
-/// What the assistant says in the record's last assistant turn; empty when there is none.
-std::string record_reference(const Record& record);
-/// The user's words before it, media as markers.
-std::string record_prompt(const Record& record);
-/// "image", "audio", "video", several joined by "+", or "text".
-std::string record_kind(const Record& record);
 
 /// Text of one example. Stop ids are the model's unless `options` names some; on_token as in
 /// generate().

@@ -1,4 +1,4 @@
-// decoding.h — what the greedy, the sampling and the beam decoder share: one step of the model, the
+// decoding.h — what the greedy, the sampling and the beam decoder share: the
 // penalties, the number of tokens that may come.
 #pragma once
 #include <span>
@@ -6,17 +6,12 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "backbone/greedy.h"
 #include "backbone/kv_cache.h"
 #include "backbone/llama.h"
 #include "inference/generator.h"
 
 namespace euromodal {
-
-/// One more position: id -> logits of the next token, V floats. Error when they are not finite.
-std::vector<float> decode_step(const Llama& llama, int64_t id, KvCache& cache);
-
-/// hidden_TD's last row -> logits [V]. Error when they are not finite.
-std::vector<float> last_logits(const Llama& llama, const at::Tensor& hidden_TD);
 
 /// Repetition penalty, then banned n-grams, over everything seen so far.
 void apply_penalties(std::span<float> scores_V, std::span<const int64_t> seen,

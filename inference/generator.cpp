@@ -79,23 +79,6 @@ void check_token_ids(const std::vector<int64_t>& ids, const LlamaConfig& config)
                      config.vocab_size);
 }
 
-std::vector<float> last_logits(const Llama& llama, const at::Tensor& hidden_TD) {
-  const at::Tensor logits_V =
-      llama.logits(hidden_TD.narrow(0, hidden_TD.size(0) - 1, 1)).cpu().view({-1}).contiguous();
-  const float* data = logits_V.const_data_ptr<float>();
-  std::vector<float> out(data, data + logits_V.numel());
-  for (float logit : out)
-    check(std::isfinite(logit),
-          "the model's logits are not finite; its weights may be damaged, or --dtype may be too "
-          "narrow for them");
-  return out;
-}
-
-std::vector<float> decode_step(const Llama& llama, int64_t id, KvCache& cache) {
-  const at::Tensor ids_1 = at::full({1}, id, at::kLong).to(llama.embedding_VD().device());
-  return last_logits(llama, llama.forward_cached(llama.embed(ids_1, Segments::one(1)), cache));
-}
-
 void apply_penalties(std::span<float> scores_V, std::span<const int64_t> seen,
                      const GenerateOptions& options) {
   penalize_repetition(scores_V, seen, options.repetition_penalty);

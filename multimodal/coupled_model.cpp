@@ -7,6 +7,7 @@
 #include <c10/core/GradMode.h>
 
 #include "core/error.h"
+#include "core/time_split.h"
 
 namespace euromodal {
 
@@ -92,6 +93,7 @@ EncoderInput CoupledModel::prepare(Modality kind, const MediaSource& source) con
 at::Tensor CoupledModel::forward(const Batch& batch, FeatureCache* cache,
                                  PrefixCache* prefixes) const {
   const at::Tensor emb_TD = embed(batch, cache);
+  const TimeScope scope("backbone");
   if (prefixes == nullptr) return parts_.text.llama->forward(emb_TD, batch.rows);
   return parts_.text.llama->forward(emb_TD, batch.rows, coupled_prefixes(batch), *prefixes);
 }
@@ -105,6 +107,7 @@ at::Tensor CoupledModel::embed(const Batch& batch, FeatureCache* cache) const {
     if (items.places.empty()) continue;
     const MediaPart& media = part(items.kind);
     Features features = encode(items, media, batch.rows.per_sample, cache);
+    const TimeScope scope("adapt");
     const at::Tensor rows_MD = media.adapter->forward(
         {.rows_LE = features.rows_LE,
          .items = std::move(features.items),
@@ -151,6 +154,7 @@ CoupledModel::Gathered CoupledModel::gather(const Batch& batch, Modality kind) c
 
 Features CoupledModel::encode(const Gathered& items, const MediaPart& part, bool per_item,
                               FeatureCache* cache) const {
+  const TimeScope scope("encode");
   if (coupled_trains(part.encoder->parameters()))
     return part.encoder->forward(items.inputs, part.select, per_item);
   const c10::NoGradGuard no_graph;

@@ -1,0 +1,70 @@
+// greedy_test.cpp — greedy decoding over the cache takes, token by token, what the whole forward
+// pass finds most likely; it ends at stop ids, at the wanted number and where positions end.
+#include "backbone/greedy.h"
+
+#include <algorithm>
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "tests/support/gradcheck.h"
+
+namespace euromodal {
+namespace {
+
+struct GreedyModel {
+  TextModel text = random_text_model(
+      [] {
+        LlamaConfig c;
+        c.vocab_size = 23;
+        c.hidden_size = 8;
+        c.intermediate_size = 12;
+        c.num_layers = 2;
+        c.num_heads = 4;
+        c.num_kv_heads = 2;
+        c.head_dim = 2;
+        c.max_positions = 16;
+        c.rope.head_dim = 2;
+        c.rope.max_positions = 16;
+        return c;
+      }(),
+      3);
+  GreedyModel() {
+    uint64_t seed = 10;
+    for (const NamedTensor& p : text.parameters)
+      p.tensor.copy_(randn(p.tensor.sizes(), ++seed, at::kFloat));
+  }
+  at::Tensor embed(const std::vector<int64_t>& ids) const {
+    return text.llama->embed(at::tensor(ids, at::kLong),
+                             Segments::one(static_cast<int64_t>(ids.size())));
+  }
+};
+
+TEST(GreedyTest, TakesWhatTheWholeForwardPassFindsMostLikely) {
+  const GreedyModel model;
+  const std::vector<int64_t> prompt = {1, 5, 9, 2};
+  std::vector<int64_t> seen = prompt, want;
+  for (int i = 0; i < 9; ++i) {
+    const at::Tensor hidden_TD = model.text.llama->forward(
+        model.embed(seen), Segments::one(static_cast<int64_t>(seen.size())));
+    want.push_back(model.text.llama->logits(hidden_TD).select(0, -1).argmax().item<int64_t>());
+    seen.push_back(want.back());
+  }
+  EXPECT_EQ(greedy_decode(*model.text.llama, model.embed(prompt), 9, {}), want);
+  // The first stop id ends it, and is among the tokens.
+  const auto stop = greedy_decode(*model.text.llama, model.embed(prompt), 9, {want[3]});
+  const auto first = std::find(want.begin(), want.end(), want[3]) - want.begin();
+  EXPECT_EQ(stop, (std::vector<int64_t>(want.begin(), want.begin() + first + 1)));
+}
+
+TEST(GreedyTest, PositionsEndIt) {
+  const GreedyModel model;
+  const at::Tensor full = model.embed(std::vector<int64_t>(16, 3));
+  EXPECT_EQ(greedy_decode(*model.text.llama, full, 100, {}).size(), 1U);  // it takes no position
+  const at::Tensor some = model.embed(std::vector<int64_t>(10, 3));
+  EXPECT_EQ(greedy_decode(*model.text.llama, some, 100, {}).size(), 7U);
+  EXPECT_TRUE(greedy_decode(*model.text.llama, some, 0, {}).empty());
+}
+
+}  // namespace
+}  // namespace euromodal
