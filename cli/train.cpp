@@ -4,7 +4,7 @@
 #include "core/log.h"
 #include "training/deadlines.h"
 #include "training/dist/watched_world.h"
-#include "training/trainer.h"
+#include "training/stages.h"
 
 namespace euromodal::cli {
 
@@ -39,7 +39,7 @@ int run_train(int argc, char** argv) {
   try {
     const auto world = make_watched_world(watchdog, {.setup_deadline_s = deadlines.setup});
     if (world->size() > 1) set_log_prefix(fmt::format("rank {}", world->rank()));
-    const TrainEnd end = train(config, request, *world);
+    const TrainEnd end = train_file(config_file, overrides, request, *world);
     world->set_phase("shutdown", deadlines.shutdown);
     return end == TrainEnd::kDone ? 0 : kStoppedExit;
   } catch (const std::exception& e) {

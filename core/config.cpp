@@ -2,6 +2,7 @@
 // file and line of every value (also across includes) and whether it was read.
 #include "core/config.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstdlib>
@@ -150,12 +151,46 @@ void config_paths(const Node& node, const std::string& path) {
                                                         : config_join(path, key));
 }
 
+// "@LIST.N": entry N of the list stands over the root, maps merged deeply; the list itself and the
+// entry's name go.
+void config_select(const Node& root, const std::string& text) {
+  const auto dot = std::min(text.rfind('.'), text.size());
+  const std::string key = text.substr(1, dot - 1),
+                    digits = text.substr(std::min(dot + 1, text.size()));
+  size_t number = 0;
+  const char* end = digits.data() + digits.size();
+  const bool ok = std::from_chars(digits.data(), end, number).ptr == end && !digits.empty();
+  const Node list = [&] {
+    for (const auto& [name, value] : root->entries) {
+      if (name == key && value->kind == Impl::Kind::kList && ok && number < value->entries.size())
+        return value;
+    }
+    throw ConfigError("{}: {} names no entry of a list", root->file, text);
+  }();
+  const Node entry = list->entries[number].second;
+  check<ConfigError>(entry->kind == Impl::Kind::kMap, "{}:{}: {}: expected a map, got {}",
+                     entry->file, entry->line, key, config_got(*entry));
+  std::erase_if(root->entries, [&](const auto& item) { return item.first == key; });
+  std::erase_if(entry->entries, [](const auto& item) { return item.first == "name"; });
+  config_merge(root, entry);
+}
+
+// "${NAME}=TEXT": every "${NAME}" inside a value becomes TEXT.
+void config_substitute(const Node& node, const std::string& name, const std::string& text) {
+  for (size_t at = 0; (at = node->scalar.find(name, at)) != std::string::npos; at += text.size())
+    node->scalar.replace(at, name.size(), text);
+  for (const auto& [key, value] : node->entries) config_substitute(value, name, text);
+}
+
 // "a.b=c": c is YAML. List entries are named by number: data.0.path=...
 void config_override(const Node& root, const std::string& text) {
+  if (text.starts_with('@')) return config_select(root, text);
   const auto eq = text.find('=');
   check<ConfigError>(eq != std::string::npos && eq > 0,
                      "--set {}: expected key=value, e.g. optimizer.lr=0.01", text);
   const std::string key = text.substr(0, eq);
+  if (key.starts_with("${") && key.ends_with('}'))
+    return config_substitute(root, key, text.substr(eq + 1));
   Node at = root;
   size_t begin = 0;
   while (true) {

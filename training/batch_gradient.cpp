@@ -5,6 +5,8 @@
 
 #include <ATen/ATen.h>
 
+#include "core/time_split.h"
+
 namespace euromodal {
 
 BatchGradient::BatchGradient(Objective& objective, FlatBuffer& buffer, Collectives& world,
@@ -14,6 +16,7 @@ BatchGradient::BatchGradient(Objective& objective, FlatBuffer& buffer, Collectiv
 double BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics) {
   double count = 0.0;
   for (const Batch& batch : part.batches) {
+    metrics.add("flops", objective_.flops(batch), 0.0);
     const LossSums sums = objective_.loss(batch, /*training=*/true);
     metrics.add("tokens", static_cast<double>(batch.ids_T.numel()), 0.0);
     metrics.add("samples", static_cast<double>(batch.examples.size()), 0.0);
@@ -21,6 +24,7 @@ double BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics) {
     // A batch may reach nothing that is trained (text alone, when only adapters are): its loss
     // counts, its gradient is zero.
     if (sums.loss_sum.requires_grad()) {
+      const TimeScope scope("backward");
       sums.loss_sum.backward();
       buffer_.gather_gradient();
     }
@@ -47,13 +51,16 @@ BatchSums BatchGradient::run(const std::vector<PartBatches>& parts, RunMetrics& 
       addends.push_back(part_gradients_[i].data());
       ids.push_back(parts[i].part);
     }
+    const TimeScope scope("communication");
     world_.ordered_sum(addends, ids, buffer_.gradient_size(), buffer_.gradient());
   } else {
     for (const PartBatches& part : parts) figures[0] += run_part(part, metrics);
+    const TimeScope scope("communication");
     world_.all_reduce_sum(buffer_.gradient(), buffer_.gradient_size());
   }
   buffer_.add_aliases();
   std::copy(votes.begin(), votes.end(), figures.begin() + 1);
+  const TimeScope scope("communication");
   world_.all_reduce_sum(figures.data(), static_cast<int64_t>(figures.size()));
   std::copy(figures.begin() + 1, figures.end(), votes.begin());
   return {.loss_sum = buffer_.tail()[0], .count = figures[0]};

@@ -2,6 +2,8 @@
 #include "training/checkpoint.h"
 
 #include <algorithm>
+#include <charconv>
+#include <functional>
 #include <set>
 
 #include <ATen/ATen.h>
@@ -17,6 +19,7 @@ namespace fs = std::filesystem;
 
 constexpr const char* kParameters = "parameters.safetensors";
 constexpr const char* kOptimizer = "optimizer.safetensors";
+constexpr const char* kAverage = "average.safetensors";
 
 std::string checkpoint_file_hash(const fs::path& file) {
   const MappedFile mapped(file);
@@ -30,18 +33,24 @@ std::vector<NamedTensor> checkpoint_tensors(const fs::path& file) {
   return out;
 }
 
-/// Complete folders, oldest first.
-std::vector<fs::path> checkpoint_complete(const fs::path& checkpoints) {
-  std::vector<fs::path> out;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(checkpoints, ignored)) {
-    const std::string name = entry.path().filename().string();
-    if (name.starts_with("step-") && name.find(".tmp-") == std::string::npos &&
-        fs::exists(entry.path() / "DONE"))
-      out.push_back(entry.path());
+/// Copies stored tensors into a slot's row of numbers by name; CheckpointError naming what is
+/// missing, misshapen or too much.
+void checkpoint_restore(const fs::path& file, const FlatBuffer& buffer,
+                        const std::function<at::Tensor(const FlatSlot&)>& target) {
+  const std::string name = file.parent_path().string();
+  std::map<std::string, at::Tensor> stored;
+  for (NamedTensor& p : checkpoint_tensors(file)) stored.emplace(p.name, std::move(p.tensor));
+  for (const FlatSlot& slot : buffer.slots()) {
+    const auto it = stored.find(slot.name);
+    check<CheckpointError>(it != stored.end(), "{}: the trainable tensor {} is missing", name,
+                           slot.name);
+    check<CheckpointError>(it->second.sizes() == at::IntArrayRef(slot.shape),
+                           "{}: tensor {} has another shape", name, slot.name);
+    target(slot).copy_(it->second);
   }
-  std::sort(out.begin(), out.end());
-  return out;
+  check<CheckpointError>(stored.size() == buffer.slots().size(),
+                         "{}: {} tensors were trained then, {} are now", name, stored.size(),
+                         buffer.slots().size());
 }
 
 }  // namespace
@@ -65,29 +74,63 @@ fs::path checkpoint_folder(const fs::path& checkpoints, int64_t step) {
   return checkpoints / fmt::format("step-{:08}", step);
 }
 
-void save_checkpoint(const fs::path& checkpoints, int64_t step, const RunIdentity& identity,
-                     const FlatBuffer& buffer, const Optimizer& optimizer) {
+int64_t RunState::bytes() const {
+  int64_t out = 0;
+  for (const auto* tensors : {&parameters, &optimizer, &average}) {
+    for (const NamedTensor& tensor : *tensors) out += static_cast<int64_t>(tensor.tensor.nbytes());
+  }
+  return out;
+}
+
+RunState run_state(const RunParts& parts, int64_t step, const Json& figures) {
+  RunState out;
+  out.step = step;
+  out.optimizer_steps = parts.optimizer.steps();
+  for (const FlatSlot& slot : parts.buffer.slots()) {
+    out.parameters.push_back({slot.name, parts.buffer.master_of(slot)});
+    if (parts.average != nullptr) out.average.push_back({slot.name, parts.average->value_of(slot)});
+  }
+  out.optimizer = parts.optimizer.state();
+  out.guard = parts.guard.state();
+  out.figures = figures;
+  return out;
+}
+
+RunState copy_of(RunState state) {
+  const at::NoGradGuard no_grad;
+  for (auto* tensors : {&state.parameters, &state.optimizer, &state.average}) {
+    for (NamedTensor& tensor : *tensors) tensor.tensor = tensor.tensor.clone();
+  }
+  return state;
+}
+
+void write_checkpoint(const fs::path& checkpoints, const RunIdentity& identity,
+                      const RunState& state) {
   fs::create_directories(checkpoints);
-  AtomicFolder folder(checkpoint_folder(checkpoints, step));
-  std::vector<NamedTensor> parameters;
-  for (const FlatSlot& slot : buffer.slots())
-    parameters.push_back({slot.name, buffer.master_of(slot)});
-  save_safetensors(folder.path() / kParameters, parameters);
-  save_safetensors(folder.path() / kOptimizer, optimizer.state());
-  Json state;
-  state["step"] = step;
-  state["optimizer_steps"] = optimizer.steps();
-  state["identity"] = identity.values;
-  state["files"] = {{kParameters, checkpoint_file_hash(folder.path() / kParameters)},
-                    {kOptimizer, checkpoint_file_hash(folder.path() / kOptimizer)}};
-  state["frozen"] = identity.frozen;
-  write_text_atomic(folder.path() / "state.json", state.dump(1) + "\n");
+  AtomicFolder folder(checkpoint_folder(checkpoints, state.step));
+  Json files = Json::object();
+  const auto write = [&](const char* file, const std::vector<NamedTensor>& tensors) {
+    save_safetensors(folder.path() / file, tensors);
+    files[file] = checkpoint_file_hash(folder.path() / file);
+  };
+  write(kParameters, state.parameters);
+  write(kOptimizer, state.optimizer);
+  if (!state.average.empty()) write(kAverage, state.average);
+  Json json;
+  json["step"] = state.step;
+  json["optimizer_steps"] = state.optimizer_steps;
+  json["identity"] = identity.values;
+  json["files"] = std::move(files);
+  json["guard"] = state.guard;
+  json["figures"] = state.figures;
+  json["frozen"] = identity.frozen;
+  write_text_atomic(folder.path() / "state.json", json.dump(1) + "\n");
   write_text_atomic(folder.path() / "DONE", "");
   folder.commit();
 }
 
-int64_t load_checkpoint(const fs::path& folder, const RunIdentity& identity, FlatBuffer& buffer,
-                        Optimizer& optimizer) {
+int64_t load_checkpoint(const fs::path& folder, const RunIdentity& identity,
+                        const RunParts& parts) {
   const std::string name = folder.string();
   check<CheckpointError>(fs::is_directory(folder), "{}: there is no such checkpoint", name);
   check<CheckpointError>(fs::exists(folder / "DONE"),
@@ -95,7 +138,9 @@ int64_t load_checkpoint(const fs::path& folder, const RunIdentity& identity, Fla
                          name);
   const Json state = read_json(folder / "state.json");
   const JsonView view(state, (folder / "state.json").string());
-  for (const char* file : {kParameters, kOptimizer}) {
+  std::vector<const char*> files = {kParameters, kOptimizer};
+  if (parts.average != nullptr) files.push_back(kAverage);
+  for (const char* file : files) {
     check<CheckpointError>(fs::exists(folder / file), "{}: {} is missing", name, file);
     check<CheckpointError>(checkpoint_file_hash(folder / file) == view.object("files").str(file),
                            "{}: {} was changed or cut since it was written (hash differs)", name,
@@ -121,41 +166,36 @@ int64_t load_checkpoint(const fs::path& folder, const RunIdentity& identity, Fla
                          identity.frozen.size());
 
   const at::NoGradGuard no_grad;
-  std::map<std::string, at::Tensor> parameters;
-  for (NamedTensor& p : checkpoint_tensors(folder / kParameters))
-    parameters.emplace(p.name, std::move(p.tensor));
-  for (const FlatSlot& slot : buffer.slots()) {
-    const auto it = parameters.find(slot.name);
-    check<CheckpointError>(it != parameters.end(), "{}: the trainable tensor {} is missing", name,
-                           slot.name);
-    check<CheckpointError>(it->second.sizes() == at::IntArrayRef(slot.shape),
-                           "{}: tensor {} has another shape", name, slot.name);
-    buffer.master_of(slot).copy_(it->second);
-  }
-  check<CheckpointError>(parameters.size() == buffer.slots().size(),
-                         "{}: {} tensors were trained then, {} are now", name, parameters.size(),
-                         buffer.slots().size());
-  buffer.publish();
-  optimizer.load_state(checkpoint_tensors(folder / kOptimizer), view.i64("optimizer_steps"));
+  checkpoint_restore(folder / kParameters, parts.buffer,
+                     [&](const FlatSlot& slot) { return parts.buffer.master_of(slot); });
+  parts.buffer.publish();
+  if (parts.average != nullptr)
+    checkpoint_restore(folder / kAverage, parts.buffer,
+                       [&](const FlatSlot& slot) { return parts.average->value_of(slot); });
+  parts.optimizer.load_state(checkpoint_tensors(folder / kOptimizer), view.i64("optimizer_steps"));
+  parts.guard.load_state(view.object("guard"));
   return view.i64("step");
 }
 
-std::optional<fs::path> newest_checkpoint(const fs::path& checkpoints) {
-  const auto all = checkpoint_complete(checkpoints);
-  return all.empty() ? std::nullopt : std::optional(all.back());
+std::vector<CheckpointInfo> complete_checkpoints(const fs::path& checkpoints) {
+  std::vector<CheckpointInfo> out;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(checkpoints, ignored)) {
+    const std::string name = entry.path().filename().string();
+    int64_t step = 0;
+    const char* end = name.data() + name.size();
+    if (!name.starts_with("step-") || !fs::exists(entry.path() / "DONE")) continue;
+    if (std::from_chars(name.data() + 5, end, step).ptr != end) continue;  // a temporary name
+    out.push_back({entry.path(), step});
+  }
+  std::sort(out.begin(), out.end(),
+            [](const CheckpointInfo& a, const CheckpointInfo& b) { return a.step < b.step; });
+  return out;
 }
 
-void prune_checkpoints(const fs::path& checkpoints, int64_t keep) {
-  std::error_code ignored;
-  const auto complete = checkpoint_complete(checkpoints);
-  std::vector<fs::path> doomed(
-      complete.begin(),
-      complete.end() - std::min<int64_t>(keep, static_cast<int64_t>(complete.size())));
-  for (const auto& entry : fs::directory_iterator(checkpoints, ignored)) {
-    if (std::find(complete.begin(), complete.end(), entry.path()) == complete.end())
-      doomed.push_back(entry.path());
-  }
-  for (const fs::path& folder : doomed) fs::remove_all(folder, ignored);
+std::optional<fs::path> newest_checkpoint(const fs::path& checkpoints) {
+  const auto all = complete_checkpoints(checkpoints);
+  return all.empty() ? std::nullopt : std::optional(all.back().folder);
 }
 
 }  // namespace euromodal

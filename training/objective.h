@@ -51,6 +51,16 @@ class Objective {
   /// The mean loss of a model that knows nothing, where the weights are pretrained: a first loss
   /// near it means that they were loaded wrongly. Nothing for drawn weights.
   virtual std::optional<double> chance_loss() const { return std::nullopt; }
+  /// Operations of a training step on `batch` by the formulas of flops.h, before loss() takes it;
+  /// 0: not counted.
+  virtual double flops(const Batch&) { return 0.0; }
+  /// Whether the model answers records.
+  virtual bool answers() const { return false; }
+  /// Its words, greedily chosen, at the place of the record's last assistant turn. DataError naming
+  /// what is wrong with the sample.
+  virtual std::string answer(const Sample&, int64_t /*max_new_tokens*/) const {
+    throw Error("this objective gives no answers");
+  }
   /// The trained model as a folder that inference and later stages read; complete or absent.
   virtual void save_model(const std::filesystem::path& dir) const = 0;
 };

@@ -87,11 +87,12 @@ Optimizer::Optimizer(FlatBuffer& buffer, std::vector<GroupOptions> groups, bool 
   }
 }
 
-void Optimizer::step(double lr_factor, double gradient_scale, Collectives& world) {
+void Optimizer::step(const std::vector<double>& lr_factors, double gradient_scale,
+                     Collectives& world) {
   at::NoGradGuard no_grad;
   ++steps_;
   for (size_t i = 0; i < groups_.size(); ++i) {
-    const double lr = groups_[i].lr * lr_factor;
+    const double lr = groups_[i].lr * lr_factors.at(i);
     if (states_[i].begin == states_[i].end) continue;
     if (groups_[i].type == GroupOptions::Type::kMuon) {
       step_muon(groups_[i], states_[i], lr, gradient_scale, world);

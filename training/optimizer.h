@@ -22,10 +22,11 @@ class Optimizer {
   /// `one_by_one`: deterministic mode (see orthogonalise_).
   Optimizer(FlatBuffer& buffer, std::vector<GroupOptions> groups, bool one_by_one);
 
-  /// One update from the buffer's gradient times `gradient_scale`, at lr · `lr_factor`; the ranks
+  /// One update from the buffer's gradient times `gradient_scale`, group i at lr · `lr_factors[i]`;
+  /// the ranks
   /// of `world` share the work on Muon's matrices (every rank has the same gradient). The
   /// parameters are up to date afterwards.
-  void step(double lr_factor, double gradient_scale, Collectives& world);
+  void step(const std::vector<double>& lr_factors, double gradient_scale, Collectives& world);
 
   int64_t steps() const { return steps_; }
   const std::vector<GroupOptions>& groups() const { return groups_; }

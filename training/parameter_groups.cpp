@@ -68,7 +68,8 @@ const char* group_type_name(GroupOptions::Type type) {
   return type == GroupOptions::Type::kMuon ? "muon" : "adamw";
 }
 
-std::vector<GroupOptions> parse_groups(const Config& config, const std::string& key) {
+std::vector<GroupOptions> parse_groups(const Config& config, const std::string& key,
+                                       int64_t steps) {
   std::vector<GroupOptions> out;
   for (const Config& entry : config.list(key)) {
     GroupOptions group;
@@ -93,6 +94,7 @@ std::vector<GroupOptions> parse_groups(const Config& config, const std::string& 
       group.beta2 = groups_beta(entry, "betas", betas[1]);
       group.eps = groups_positive(entry, "eps", entry.f64("eps"));
     }
+    if (entry.has("schedule")) group.schedule = Schedule::parse(entry.child("schedule"), steps);
     out.push_back(std::move(group));
   }
   check<ConfigError>(!out.empty(), "{}: expected a list of at least one group", config.where(key));

@@ -2,12 +2,14 @@
 // patterns over parameter names. Strict: a pattern that matches nothing, a trainable tensor in no
 // group and a matrix optimiser on what is no matrix are errors that name the pattern or tensor.
 #pragma once
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "backbone/weights/weights.h"
 #include "core/config.h"
+#include "training/schedule.h"
 
 namespace euromodal {
 
@@ -23,12 +25,14 @@ struct GroupOptions {
   double beta1 = 0.9, beta2 = 0.95, eps = 1e-8;  // adamw
   double momentum = 0.95;                        // muon
   int64_t ns_steps = 5;                          // muon
+  std::optional<Schedule> schedule;              // instead of the run's
   std::string where;                             // "run.yaml:12: optimizer[0]", for messages
 };
 const char* group_type_name(GroupOptions::Type type);  // "adamw", "muon"
 
-/// `optimizer: [{params: [...], type: adamw | muon, lr: ..., ...}, ...]`, every key typed and read.
-std::vector<GroupOptions> parse_groups(const Config& config, const std::string& key);
+/// `optimizer: [{params: [...], type: adamw | muon, lr: ..., schedule: {...}, ...}, ...]` of a run
+/// of `steps` steps, every key typed and read.
+std::vector<GroupOptions> parse_groups(const Config& config, const std::string& key, int64_t steps);
 
 /// The parameters whose names match one of `patterns`, in their own order; a tensor that stands
 /// under two names (shared) is listed once, by its first name. ConfigError naming a pattern without

@@ -15,17 +15,33 @@ namespace euromodal {
 
 namespace fs = std::filesystem;
 
-RunFolder::RunFolder(const fs::path& dir, const std::string& resolved_config,
-                     const Json& environment, bool resume, int64_t first_step)
-    : file_(dir / "metrics.jsonl") {
+namespace {
+
+/// Makes the folder; it must not hold a run that is not to go on.
+const fs::path& run_folder_ready(const fs::path& dir, const std::string& resolved_config,
+                                 const Json& environment, bool resume) {
   check<ConfigError>(resume || !fs::exists(dir / "config.yaml"),
                      "{}: already holds a run; go on with --resume auto, or choose another run.dir",
                      dir.string());
   std::error_code error;
   fs::create_directories(dir, error);
   check<ConfigError>(!error, "{}: cannot be made: {}", dir.string(), error.message());
+  write_text_atomic(dir / "config.yaml", resolved_config);
+  write_text_atomic(dir / "environment.json", environment.dump(1) + "\n");
+  return dir;
+}
+
+}  // namespace
+
+RunFolder::RunFolder(const fs::path& dir, const std::string& resolved_config,
+                     const Json& environment, bool resume, int64_t first_step)
+    : dir_(run_folder_ready(dir, resolved_config, environment, resume)),
+      metrics_(dir / "metrics.jsonl", first_step),
+      samples_(dir / "samples.jsonl", first_step) {}
+
+RunFolder::Rows::Rows(fs::path file, int64_t first_step) : file_(std::move(file)) {
   std::string kept;
-  if (resume && fs::exists(file_)) {  // rows of steps that are run again are dropped
+  if (fs::exists(file_)) {  // rows of steps that are run again are dropped
     std::istringstream lines(read_text(file_));
     for (std::string line; std::getline(lines, line);) {
       const Json row = Json::parse(line, nullptr, /*allow_exceptions=*/false);
@@ -34,16 +50,14 @@ RunFolder::RunFolder(const fs::path& dir, const std::string& resolved_config,
         kept += line + "\n";
     }
   }
-  write_text_atomic(dir / "config.yaml", resolved_config);
-  write_text_atomic(dir / "environment.json", environment.dump(1) + "\n");
   write_text_atomic(file_, kept);
-  metrics_.open(file_, std::ios::app);
-  check(metrics_.good(), "{}: cannot be written", file_.string());
+  out_.open(file_, std::ios::app);
+  check(out_.good(), "{}: cannot be written", file_.string());
 }
 
-void RunFolder::log(const Json& row) {
-  metrics_ << row.dump() << "\n" << std::flush;
-  check(metrics_.good(), "{}: cannot be written (is the disk full?)", file_.string());
+void RunFolder::Rows::write(const Json& row) {
+  out_ << row.dump() << "\n" << std::flush;
+  check(out_.good(), "{}: cannot be written (is the disk full?)", file_.string());
 }
 
 Json run_environment(int ranks, int64_t threads, uint64_t seed) {

@@ -3,13 +3,17 @@
 #pragma once
 #include <chrono>
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/json.h"
 #include "core/progress.h"
+#include "core/time_split.h"
 #include "training/dist/collectives.h"
+#include "training/event_file.h"
 #include "training/run_folder.h"
 #include "training/run_metrics.h"
 
@@ -17,13 +21,21 @@ namespace euromodal {
 
 class RunLog {
  public:
+  struct Options {
+    int64_t first_step = 0, steps = 0;
+    double peak_flops = 0.0;   // of all ranks together; 0: no MFU
+    bool time_split = true;    // time_*_s of the scopes in this thread (core/time_split.h)
+    bool tensorboard = false;  // also event files in FOLDER/tensorboard
+  };
   /// `folder`: null on ranks above 0.
-  RunLog(Collectives& world, RunFolder* folder, int64_t first_step, int64_t steps);
+  RunLog(Collectives& world, RunFolder* folder, const Options& options);
 
   /// Figures of this rank since the last row.
   RunMetrics& metrics() { return metrics_; }
   /// A step whose update was applied.
   void applied(double loss_sum, double count);
+  /// Beside the figures of the next row only, e.g. chance_loss of the first.
+  void note(const std::string& name, double value) { notes_.emplace_back(name, value); }
   /// Every rank calls it after every step; `row_due`: writes a row.
   struct Step {
     int64_t step = 0;
@@ -31,25 +43,33 @@ class RunLog {
     double stall_s = 0.0;  // of the loader since its start
     double lr_factor = 1.0;
     std::vector<std::pair<std::string, double>> rates;  // name, learning rate
+    int64_t bad_steps = 0, spikes = 0;                  // skipped so far
     Json times{};  // columns of Straggler::report(), where a row is due
   };
   void step(const Step& figures, bool row_due);
   /// Figures of a validation, on rank 0 (others: nothing happens).
   void validation(int64_t step, const Json& figures);
+  /// What the model answers, on rank 0.
+  void samples(const std::vector<Json>& rows);
   void finish() { progress_.finish(); }
 
  private:
   using Clock = std::chrono::steady_clock;
   static double seconds(Clock::time_point since);
   void row(const Step& figures);
+  void write(const Json& row);
 
   Collectives& world_;
   RunFolder* folder_;
-  int64_t first_step_, steps_;
+  Options options_;
   RunMetrics metrics_;
   Progress progress_;
   Clock::time_point start_, last_row_;
-  double loss_sum_ = 0.0, loss_count_ = 0.0, stalled_ = 0.0;
+  std::optional<TimeSplit> split_;
+  std::unique_ptr<EventFile> events_;
+  std::vector<std::pair<std::string, double>> notes_;
+  double loss_sum_ = 0.0, loss_count_ = 0.0, last_loss_ = 0.0, stalled_ = 0.0;
+  int64_t steps_since_ = 0;
 };
 
 }  // namespace euromodal

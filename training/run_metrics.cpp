@@ -3,10 +3,12 @@
 #include "training/run_metrics.h"
 
 #include <cmath>
+#include <fstream>
 #include <sstream>
 
 #include <ATen/ATen.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "core/json.h"
 
@@ -20,6 +22,11 @@ void RunMetrics::add(const std::string& name, double sum, double count) {
 
 void RunMetrics::add(const std::vector<Metric>& metrics) {
   for (const Metric& metric : metrics) add(metric.name, metric.sum.item<double>(), metric.count);
+}
+
+std::pair<double, double> RunMetrics::sum(const std::string& name) const {
+  const auto found = sums_.find(name);
+  return found == sums_.end() ? std::pair(0.0, 0.0) : found->second;
 }
 
 std::map<std::string, std::pair<double, double>> RunMetrics::reduce(Collectives& world) {
@@ -48,6 +55,13 @@ double peak_memory_mb() {
   rusage usage{};
   ::getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) / 1024.0;
+}
+
+double memory_mb_now() {
+  std::ifstream statm("/proc/self/statm");  // pages: all, resident, ...
+  double all = 0.0, resident = 0.0;
+  statm >> all >> resident;
+  return resident * static_cast<double>(::sysconf(_SC_PAGESIZE)) / (1024.0 * 1024.0);
 }
 
 }  // namespace euromodal

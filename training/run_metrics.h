@@ -15,6 +15,8 @@ class RunMetrics {
  public:
   void add(const std::string& name, double sum, double count);
   void add(const std::vector<Metric>& metrics);
+  /// Sum and count of this rank so far; zeros for a name that was not added.
+  std::pair<double, double> sum(const std::string& name) const;
   /// Adds up over ranks (every rank calls it) and empties this one.
   std::map<std::string, std::pair<double, double>> reduce(Collectives& world);
 
@@ -22,7 +24,8 @@ class RunMetrics {
   std::map<std::string, std::pair<double, double>> sums_;
 };
 
-/// Peak resident memory of this process.
+/// Resident memory of this process: the most so far, and now.
 double peak_memory_mb();
+double memory_mb_now();
 
 }  // namespace euromodal

@@ -20,13 +20,22 @@ double schedule_share(const Config& config, const std::string& key) {
 
 Schedule Schedule::parse(const Config& config, int64_t steps) {
   Shape shape;
-  const std::string type = config.choice("type", {"constant", "trapezoid", "linear", "cosine"});
+  const std::string type =
+      config.choice("type", {"constant", "trapezoid", "wsd", "linear", "cosine", "inverse_sqrt"});
   shape.warmup = schedule_share(config, "warmup");
   if (type == "constant") return {shape, steps};
+  if (type == "inverse_sqrt") {
+    check<ConfigError>(shape.warmup > 0.0,
+                       "{}: inverse_sqrt falls from the end of the warm-up on; expected a share "
+                       "above 0",
+                       config.where("warmup"));
+    shape.kind = Kind::kInverseSqrt;
+    return {shape, steps};
+  }
   shape.final = schedule_share(config, "final");
   if (type == "linear") shape.kind = Kind::kLinear;
   if (type == "cosine") shape.kind = Kind::kCosine;
-  if (type == "trapezoid") {
+  if (type == "trapezoid" || type == "wsd") {
     shape.kind = Kind::kTrapezoid;
     shape.constant = schedule_share(config, "constant");
     check<ConfigError>(shape.warmup + shape.constant <= 1.0 + 1e-9,
@@ -42,6 +51,8 @@ double Schedule::factor(int64_t step) const {
   const double rise = shape_.warmup * n;
   if (done < rise) return done / rise;
   if (shape_.kind == Kind::kConstant) return 1.0;
+  if (shape_.kind == Kind::kInverseSqrt)
+    return std::sqrt(std::max(rise, 1.0) / std::max(done, 1.0));
   const double start = rise + (shape_.kind == Kind::kTrapezoid ? shape_.constant * n : 0.0);
   const double way = n - start;
   if (done <= start || way <= 0.0) return 1.0;

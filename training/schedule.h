@@ -1,11 +1,13 @@
 // schedule.h — the factor of the learning rate by step, relative to the run's length. With n steps
 // and step s (from 0): a linear rise over warmup·n steps, then
 //   constant   1
-//   trapezoid  1 for constant·n steps, then linear down to `final`   (Hägele et al. 2024,
-//              arXiv:2405.18392: "cooldown")
+//   trapezoid  1 for constant·n steps, then linear down to `final`; also known as wsd (warm-up,
+//              stable, decay; Hägele et al. 2024, arXiv:2405.18392: "cooldown")
 //   linear     linear down to `final`
 //   cosine     half a cosine down to `final`
-// The last step runs at `final` exactly.
+//   inverse_sqrt  1 / sqrt(steps done in units of the warm-up) (Vaswani et al. 2017,
+//              arXiv:1706.03762); has no `final`, needs a warm-up
+// The last step of trapezoid, linear and cosine runs at `final` exactly.
 #pragma once
 #include <cstdint>
 
@@ -15,7 +17,7 @@ namespace euromodal {
 
 class Schedule {
  public:
-  enum class Kind { kConstant, kTrapezoid, kLinear, kCosine };
+  enum class Kind { kConstant, kTrapezoid, kLinear, kCosine, kInverseSqrt };
   struct Shape {
     Kind kind = Kind::kConstant;
     double warmup = 0.0;    // share of the steps, [0, 1]

@@ -25,6 +25,12 @@ TrainOptions TrainOptions::parse(const Config& config) {
   out.deadlines = PhaseDeadlines::parse(run);
   out.straggler = StragglerOptions::parse(run);
 
+  out.peak_tflops = run.f64("peak_tflops", 0.0);
+  check<ConfigError>(out.peak_tflops >= 0.0, "{}: expected 0 (measure) or more, got {}",
+                     run.where("peak_tflops"), out.peak_tflops);
+  out.tensorboard = run.boolean("tensorboard", false);
+  out.time_split = run.boolean("time_split", true);
+
   const Config batch = config.child("batch");
   out.loader.batch_samples = batch.i64("samples");
   check<ConfigError>(out.loader.batch_samples > 0, "{}: expected 1 or more, got {}",
@@ -49,11 +55,16 @@ TrainOptions TrainOptions::parse(const Config& config) {
   check<ConfigError>(out.steps >= 0, "{}: expected 0 or more, got {}", config.where("steps"),
                      out.steps);
   out.log_every = train_count(config, "log_every", 10, 1);
-  out.max_bad_steps = train_count(config, "max_bad_steps", 10, 0);
-  if (config.has("checkpoint")) {
-    const Config checkpoint = config.child("checkpoint");
-    out.checkpoint_every = train_count(checkpoint, "every", 0, 0);
-    out.checkpoint_keep = train_count(checkpoint, "keep", 2, 1);
+  out.guard = GuardOptions::parse(config);
+  if (config.has("checkpoint"))
+    out.checkpoint = CheckpointOptions::parse(config.child("checkpoint"));
+  if (config.has("ema")) {
+    const Config ema = config.child("ema");
+    out.ema_decay = ema.f64("decay");
+    check<ConfigError>(out.ema_decay > 0.0 && out.ema_decay < 1.0,
+                       "{}: expected a number between 0 and 1, got {}", ema.where("decay"),
+                       out.ema_decay);
+    out.ema_is_model = ema.choice("model", {"replace", "beside"}) == "replace";
   }
   if (config.has("validation")) {
     const Config validation = config.child("validation");
@@ -62,6 +73,10 @@ TrainOptions TrainOptions::parse(const Config& config) {
                        validation.where("every"), out.validation_every);
     out.validation_samples = train_count(validation, "max_samples", 256, 1);
   }
+  check<ConfigError>(out.checkpoint.best_metric.empty() || out.validation_every > 0,
+                     "{}: the best checkpoint is chosen by a figure of the validation; add a "
+                     "validation section",
+                     config.where("checkpoint"));
   return out;
 }
 

@@ -8,9 +8,10 @@
 #include <vector>
 
 #include "core/config.h"
+#include "training/checkpointer.h"
 #include "training/data/loader.h"
 #include "training/deadlines.h"
-#include "training/schedule.h"
+#include "training/step_guard.h"
 #include "training/straggler.h"
 
 namespace euromodal {
@@ -30,9 +31,12 @@ struct TrainOptions {
   double clip_norm = 0.0;              // 0: no clipping
   int64_t steps = 0;                   // 0: only writes the model as it starts
   int64_t log_every = 10;
-  int64_t max_bad_steps =
-      10;  // steps with a loss or gradient that is not finite are skipped; more of them end the run
-  int64_t checkpoint_every = 0, checkpoint_keep = 2;       // 0: only at the end
+  double peak_tflops = 0.0;  // run.peak_tflops of one rank's device; 0: measured at the start
+  bool tensorboard = false, time_split = true;
+  GuardOptions guard;            // max_bad_steps, spike
+  CheckpointOptions checkpoint;  // checkpoint
+  double ema_decay = 0.0;        // ema.decay; 0: no average
+  bool ema_is_model = false;     // ema.model: replace (it is the model), beside (model_ema/)
   int64_t validation_every = 0, validation_samples = 256;  // 0: none
 
   static TrainOptions parse(const Config& config);

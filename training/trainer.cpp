@@ -8,8 +8,11 @@
 #include <sched.h>
 
 #include "core/log.h"
+#include "core/time_split.h"
+#include "training/answer_samples.h"
 #include "training/batch_gradient.h"
-#include "training/checkpoint.h"
+#include "training/checkpointer.h"
+#include "training/flops.h"
 #include "training/optimizer.h"
 #include "training/parameter_groups.h"
 #include "training/run_folder.h"
@@ -19,6 +22,7 @@
 #include "training/straggler.h"
 #include "training/train_options.h"
 #include "training/validation.h"
+#include "training/weight_average.h"
 
 namespace euromodal {
 namespace {
@@ -42,6 +46,7 @@ class Trainer {
   Trainer(const Config& config, const TrainRequest& request, Collectives& world)
       : world_(world),
         options_(TrainOptions::parse(config)),
+        deadline_(run_deadline(config.child("run"), request.started)),
         threads_(train_threads(options_.threads, world)),
         objective_(
             make_objective(config.child("objective"), options_.seed, options_.deterministic)),
@@ -49,8 +54,11 @@ class Trainer {
         validation_data_(options_.validation_every > 0
                              ? open_datasets(config.child("validation"), "data")
                              : nullptr),
-        groups_(parse_groups(config, "optimizer")),
-        schedule_(Schedule::parse(config.child("schedule"), std::max<int64_t>(options_.steps, 1))),
+        samples_(config.has("samples")
+                     ? std::make_unique<AnswerSamples>(config.child("samples"), *objective_)
+                     : nullptr),
+        groups_(parse_groups(config, "optimizer", options_.steps)),
+        schedule_(Schedule::parse(config.child("schedule"), options_.steps)),
         trainable_(select_trainable(objective_->parameters(), options_.trainable,
                                     config.where("trainable"))) {
     config.finish();
@@ -60,6 +68,9 @@ class Trainer {
     buffer_ =
         std::make_unique<FlatBuffer>(trainable_, group_of, objective_->make_aliases(), /*tail=*/1);
     optimizer_ = std::make_unique<Optimizer>(*buffer_, groups_, options_.deterministic);
+    guard_ = std::make_unique<StepGuard>(options_.guard, checkpoints().string(), world.rank() == 0);
+    if (options_.ema_decay > 0.0)
+      average_ = std::make_unique<WeightAverage>(*buffer_, options_.ema_decay);
     options_.loader.rank = world.rank();
     options_.loader.world = world.size();
     identity_.values = {{"seed", options_.seed},
@@ -69,18 +80,21 @@ class Trainer {
                         {"batch.shuffle", options_.loader.shuffle},
                         {"deterministic", options_.deterministic},
                         {"data", data_->fingerprint()}};
+    if (average_) identity_.values["ema.decay"] = options_.ema_decay;
     identity_.frozen = hash_frozen(objective_->parameters(), trainable_);
     restore(request.resume);
     if (world_.rank() == 0) {
       folder_ = std::make_unique<RunFolder>(options_.dir, config.dump(),
                                             run_environment(world_.size(), threads_, options_.seed),
                                             !request.resume.empty(), first_step_);
+      checkpointer_ = std::make_unique<Checkpointer>(checkpoints(), options_.checkpoint, identity_,
+                                                     first_step_);
     }
     world_.barrier();
   }
 
   TrainEnd run() {
-    const StopRequest asked;
+    StopRequest asked({.dir = options_.dir, .deadline = deadline_, .leader = world_.rank() == 0});
     int64_t trained = 0;
     for (const NamedTensor& p : trainable_) trained += p.tensor.numel();
     if (world_.rank() == 0) {
@@ -93,23 +107,37 @@ class Trainer {
     }
     if (first_step_ < options_.steps && !loop(asked)) return TrainEnd::kStopped;
     world_.set_phase("model", options_.deadlines.model);
-    if (world_.rank() == 0) {
-      objective_->save_model(options_.dir / "model");
-      log_info("model={}", (options_.dir / "model").string());
-    }
+    if (world_.rank() == 0) save_models();
     world_.barrier();
     return TrainEnd::kDone;
   }
 
  private:
+  fs::path checkpoints() const { return options_.dir / "checkpoints"; }
+  RunParts parts() const { return {*buffer_, *optimizer_, *guard_, average_.get()}; }
+
+  /// model/, and model_ema/ where an average is kept beside it.
+  void save_models() {
+    std::optional<WeightAverage::InPlace> averaged;
+    const auto save = [&](const char* name) {
+      objective_->save_model(options_.dir / name);
+      log_info("model={}", (options_.dir / name).string());
+    };
+    if (average_) averaged.emplace(*buffer_, *average_);
+    if (average_ && !options_.ema_is_model) {
+      save("model_ema");
+      averaged.reset();
+    }
+    save("model");  // the last: a run with a model is done
+  }
+
   void restore(const std::string& resume) {
     if (resume.empty()) return;
     world_.set_phase("resume", options_.deadlines.setup);
     std::string folder = resume;
     if (resume ==
         "auto") {  // rank 0 decides for all: another rank may see a file system that lags behind
-      if (world_.rank() == 0)
-        folder = newest_checkpoint(options_.dir / "checkpoints").value_or("").string();
+      if (world_.rank() == 0) folder = newest_checkpoint(checkpoints()).value_or("").string();
       int64_t length = static_cast<int64_t>(folder.size());
       world_.broadcast(&length, sizeof length, 0);
       folder.resize(static_cast<size_t>(length));
@@ -118,24 +146,61 @@ class Trainer {
     if (folder.empty()) {
       if (world_.rank() == 0)
         log_info("resume=auto: no complete checkpoint in {}, from the start",
-                 (options_.dir / "checkpoints").string());
+                 checkpoints().string());
       return;
     }
-    first_step_ = load_checkpoint(folder, identity_, *buffer_, *optimizer_);
+    first_step_ = load_checkpoint(folder, identity_, parts());
     if (world_.rank() == 0) log_info("resumed={} step={}", folder, first_step_);
   }
 
-  void checkpoint(int64_t step) {
+  /// Every rank; `last`: waits until it is on disk.
+  void checkpoint(int64_t step, const Json& figures, bool last) {
     world_.set_phase("checkpoint", options_.deadlines.checkpoint);
-    if (world_.rank() == 0) {
-      save_checkpoint(options_.dir / "checkpoints", step, identity_, *buffer_, *optimizer_);
-      prune_checkpoints(options_.dir / "checkpoints", options_.checkpoint_keep);
-    }
+    const TimeScope scope("checkpoint");
+    RunState state = run_state(parts(), step, figures);
+    if (checkpointer_) checkpointer_->save(std::move(state));
+    if (!last) return;
+    if (checkpointer_) checkpointer_->wait();
     world_.barrier();
   }
 
+  /// Rank 0 knows the figures and what was best so far; all ranks follow it.
+  bool is_best(const Json& figures) {
+    if (options_.checkpoint.best_metric.empty()) return false;
+    char best = checkpointer_ && checkpointer_->improves(figures) ? 1 : 0;
+    world_.broadcast(&best, 1, 0);
+    return best != 0;
+  }
+
+  /// The samples of a step on all ranks, for the log.
+  std::string sample_ids(const std::vector<PartBatches>& parts) const {
+    std::string mine;
+    for (const PartBatches& part : parts) {
+      for (const Batch& batch : part.batches) {
+        for (const Example& example : batch.examples) mine += example.id + " ";
+      }
+    }
+    const std::vector<char> all = world_.all_gather(mine.data(), static_cast<int64_t>(mine.size()));
+    constexpr size_t kLongest = 4000;
+    std::string text(all.begin(),
+                     all.begin() + static_cast<int64_t>(std::min(all.size(), kLongest)));
+    return all.size() > kLongest ? text + "..." : text;
+  }
+
+  /// The first step of a pretrained model: its loss on text alone, over all ranks.
+  void check_start(double loss, RunLog& log) {
+    const auto chance = objective_->chance_loss();
+    if (!chance) return;
+    log.note("chance_loss", *chance);
+    const auto [sum, count] = log.metrics().sum("loss_text");
+    double text[2] = {sum, count};
+    world_.all_reduce_sum(text, 2);
+    guard_->check_start(loss, text[1] > 0.0 ? std::optional(text[0] / text[1]) : std::nullopt,
+                        *chance);
+  }
+
   /// False: a rank was asked to stop.
-  bool loop(const StopRequest& asked) {
+  bool loop(StopRequest& asked) {
     Loader loader(
         data_, options_.loader,
         [this](const Sample& sample, int64_t global) {
@@ -145,47 +210,76 @@ class Trainer {
         },
         first_step_);
     BatchGradient gradient(*objective_, *buffer_, world_, options_.deterministic);
-    StepGuard guard(options_.max_bad_steps, (options_.dir / "checkpoints").string(),
-                    world_.rank() == 0);
-    RunLog log(world_, folder_.get(), first_step_, options_.steps);
+    const int64_t state_bytes = run_state(parts(), first_step_, {}).bytes();
+    RunLog log(world_, folder_.get(),
+               {.first_step = first_step_,
+                .steps = options_.steps,
+                .peak_flops = peak_flops(),
+                .time_split = options_.time_split,
+                .tensorboard = options_.tensorboard});
     Straggler straggler(world_, options_.straggler);
     for (int64_t step = first_step_; step < options_.steps; ++step) {
       world_.set_phase(fmt::format("data {}", step), options_.deadlines.data);
       straggler.step_begins();
-      const std::vector<PartBatches> parts = loader.next();
+      if (checkpointer_) checkpointer_->poll();
+      StopVotes votes =
+          asked.votes(checkpointer_ ? checkpointer_->expected_seconds(state_bytes) : 0.0);
+      const std::vector<PartBatches> batch = [&] {
+        const TimeScope scope("data");
+        return loader.next();
+      }();
       straggler.data_here();
       world_.set_phase(fmt::format("step {}", step), options_.deadlines.step);
-      double votes[1] = {asked.stop() ? 1.0 : 0.0};
-      const BatchSums sums = gradient.run(parts, log.metrics(), votes);
-      const bool stop = votes[0] > 0.0;  // any rank was asked to stop: all do, after the same step
+      // Requests of any rank are those of all, after the same step.
+      const BatchSums sums = gradient.run(batch, log.metrics(), votes.of);
       const double mean = sums.count > 0.0 ? sums.loss_sum / sums.count : 0.0;
       const double norm =
           sums.count > 0.0 ? gradient_norm(buffer_->gradient(), buffer_->size()) / sums.count : 0.0;
-      if (guard.accept(step, mean, norm, sums.count)) {
+      if (step == 0) check_start(mean, log);
+      const StepGuard::Verdict verdict = guard_->judge(step, mean, norm, sums.count);
+      if (verdict == StepGuard::Verdict::kApply) {
         const double clip =
             options_.clip_norm > 0.0 && norm > options_.clip_norm ? options_.clip_norm / norm : 1.0;
-        optimizer_->step(schedule_.factor(step), clip / sums.count, world_);
+        const TimeScope scope("optimizer");
+        optimizer_->step(lr_factors(step), clip / sums.count, world_);
+        if (average_) average_->update(*buffer_);
         log.applied(sums.loss_sum, sums.count);
-        if (step == 0) guard.check_start(mean, objective_->chance_loss());
+      } else {
+        guard_->skipped(step, verdict, sample_ids(batch));
       }
       straggler.step_ends();
       const int64_t done = step + 1;
-      const bool row_due = done % options_.log_every == 0 || done == options_.steps || stop;
+      const bool last = done == options_.steps || votes.leave(),
+                 row_due = done % options_.log_every == 0 || last;
       log.step({.step = step,
                 .norm = norm,
                 .stall_s = loader.figures().stall_s,
                 .lr_factor = schedule_.factor(step),
                 .rates = rates(step),
+                .bad_steps = guard_->bad_steps(),
+                .spikes = guard_->spikes(),
                 .times = row_due ? straggler.report() : Json::object()},
                row_due);
+      Json figures = Json::object();
+      bool best = false;
       if (options_.validation_every > 0 &&
-          (done % options_.validation_every == 0 || done == options_.steps))
-        log.validation(step, validate(step));
-      const bool due = options_.checkpoint_every > 0 && done % options_.checkpoint_every == 0;
-      if (due || stop || done == options_.steps) checkpoint(done);
-      if (stop && done < options_.steps) {
+          (done % options_.validation_every == 0 || done == options_.steps)) {
+        figures = validate(step);
+        log.validation(step, figures);
+        best = is_best(figures);
+      }
+      if (samples_ && (samples_->due(done) || done == options_.steps)) {
+        world_.set_phase(fmt::format("samples {}", step), options_.deadlines.validation);
+        const TimeScope scope("samples");
+        const TimeSplit inside;  // its parts are none of the step's
+        log.samples(samples_->run(step, *objective_));
+      }
+      const bool due = options_.checkpoint.every > 0 && done % options_.checkpoint.every == 0;
+      if (due || best || last || votes.save()) checkpoint(done, figures, last);
+      asked.honoured(votes);
+      if (votes.leave() && done < options_.steps) {
         if (world_.rank() == 0)
-          log_warn("step={} stopped by a signal; go on with --resume auto", step);
+          log_warn("step={} stopped by {}; go on with --resume auto", step, votes.reason());
         return false;
       }
     }
@@ -193,16 +287,36 @@ class Trainer {
     return true;
   }
 
+  /// By group: its own schedule, else the run's.
+  std::vector<double> lr_factors(int64_t step) const {
+    std::vector<double> out;
+    for (const GroupOptions& group : groups_)
+      out.push_back(group.schedule.value_or(schedule_).factor(step));
+    return out;
+  }
+
   std::vector<std::pair<std::string, double>> rates(int64_t step) const {
     std::vector<std::pair<std::string, double>> out;
+    const std::vector<double> factors = lr_factors(step);
     for (size_t i = 0; i < groups_.size(); ++i)
       out.emplace_back(fmt::format("lr_{}_{}", i, group_type_name(groups_[i].type)),
-                       groups_[i].lr * schedule_.factor(step));
+                       groups_[i].lr * factors[i]);
     return out;
+  }
+
+  /// Of all ranks together, operations per second.
+  double peak_flops() {
+    double peak = options_.peak_tflops > 0.0
+                      ? options_.peak_tflops * 1e12
+                      : measure_peak_flops(objective_->parameters().front().tensor.scalar_type());
+    world_.all_reduce_sum(&peak, 1);
+    return peak;
   }
 
   Json validate(int64_t step) {
     world_.set_phase(fmt::format("validation {}", step), options_.deadlines.validation);
+    const TimeScope scope("validation");
+    const TimeSplit inside;  // its parts are none of the step's
     return run_validation(*objective_, *validation_data_,
                           {.max_samples = options_.validation_samples,
                            .batch_samples = options_.loader.batch_samples,
@@ -213,17 +327,22 @@ class Trainer {
 
   Collectives& world_;
   TrainOptions options_;
+  std::optional<std::chrono::steady_clock::time_point> deadline_;
   int64_t threads_;
   std::unique_ptr<Objective> objective_;
   std::shared_ptr<const Dataset> data_;
   std::shared_ptr<const Dataset> validation_data_;
+  std::unique_ptr<AnswerSamples> samples_;  // null: none are wanted
   std::vector<GroupOptions> groups_;
   Schedule schedule_;
   std::vector<NamedTensor> trainable_;
   std::unique_ptr<FlatBuffer> buffer_;
   std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<StepGuard> guard_;
+  std::unique_ptr<WeightAverage> average_;  // null: none is kept
   RunIdentity identity_;
-  std::unique_ptr<RunFolder> folder_;  // rank 0
+  std::unique_ptr<RunFolder> folder_;           // rank 0
+  std::unique_ptr<Checkpointer> checkpointer_;  // rank 0
   int64_t first_step_ = 0;
 };
 

@@ -6,6 +6,7 @@
 // update. In deterministic mode the parts are kept apart and added in part order: the same bits on
 // any number of ranks.
 #pragma once
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -18,14 +19,16 @@ namespace euromodal {
 enum class TrainEnd {
   kDone,
   kStopped
-};  // kStopped: SIGTERM, SIGINT or SIGUSR1; a checkpoint was written
+};  // kStopped: a signal, the end of its time, or a file `stop`; a checkpoint was written
 
-/// Exit code of `train` after a signal: the job can go on with --resume auto.
+/// Exit code of `train` that stopped before its end: the job can go on with --resume auto.
 constexpr int kStoppedExit = 3;
 
 struct TrainRequest {
   std::string resume;  // "", "auto" (newest complete checkpoint of run.dir, else from the start) or
                        // a checkpoint's folder
+  /// What run.wall_clock_limit counts from.
+  std::chrono::steady_clock::time_point started = std::chrono::steady_clock::now();
 };
 
 TrainEnd train(const Config& config, const TrainRequest& request, Collectives& world);

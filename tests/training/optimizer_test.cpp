@@ -52,7 +52,7 @@ void replay(const std::string& file, const std::vector<std::string>& names,
     buffer.zero_gradient();
     for (const NamedTensor& p : trainable)
       p.tensor.grad().copy_(tensors.at(fmt::format("grad{}.{}", t, p.name)) * 4.0);
-    optimizer.step(1.0, 0.25, *world);
+    optimizer.step(std::vector<double>(optimizer.groups().size(), 1.0), 0.25, *world);
     for (const NamedTensor& p : trainable)
       ASSERT_TRUE(tensor_near(p.tensor, tensors.at(fmt::format("after{}.{}", t, p.name)),
                               {.abs = 2e-5, .rel = 2e-5}))
@@ -103,7 +103,7 @@ TEST(OptimizerTest, StateGoesOutAndInBitForBit) {
       }
       buffer->zero_gradient();
       for (const NamedTensor& p : trainable) p.tensor.grad().copy_(at::sin(p.tensor.detach() + t));
-      optimizer->step(1.0 / (t + 1), 1.0, *world);
+      optimizer->step(std::vector<double>(2, 1.0 / (t + 1)), 1.0, *world);
     }
     return buffer->master_N().clone();
   };
@@ -157,7 +157,7 @@ TEST(FlatBufferTest, BFloat16ParametersKeepFp32MasterValues) {
     (low * at::ones({4}, at::kBFloat16)).sum().backward();
     buffer.gather_gradient();
     EXPECT_EQ(buffer.gradient()[0], 1.0F);
-    optimizer.step(1.0, 1.0, *world);
+    optimizer.step(std::vector<double>(optimizer.groups().size(), 1.0), 1.0, *world);
   }
   EXPECT_NEAR(buffer.master()[0], 1.0 - 60e-4, 1e-5);
   EXPECT_EQ(low.scalar_type(), at::kBFloat16);

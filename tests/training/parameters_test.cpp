@@ -44,7 +44,8 @@ TEST(ParameterGroupsTest, PatternsWithoutAMatchAreErrors) {
       "optimizer:\n  - {params: ['*nrom*'], type: adamw, lr: 1.0, betas: [0.9, 0.9], eps: "
       "1.0e-8}\n");
   EXPECT_TRUE((throws_with<ConfigError>(
-      [&] { assign_groups(some_parameters(), parse_groups(config, "optimizer")); }, {"*nrom*"})));
+      [&] { assign_groups(some_parameters(), parse_groups(config, "optimizer", 100)); },
+      {"*nrom*"})));
 }
 
 TEST(ParameterGroupsTest, FirstGroupWinsAndFaultsAreNamed) {
@@ -53,7 +54,7 @@ TEST(ParameterGroupsTest, FirstGroupWinsAndFaultsAreNamed) {
       "  - {params: ['*norm*', 'embed*', 'head*'], type: adamw, lr: 1.0, betas: [0.9, 0.9], eps: "
       "1.0e-8}\n"
       "  - {params: ['*'], type: muon, lr: 1.0, momentum: 0.9}\n");
-  const auto groups = parse_groups(config, "optimizer");
+  const auto groups = parse_groups(config, "optimizer", 100);
   EXPECT_EQ(assign_groups(some_parameters(), groups), (std::vector<int64_t>{0, 1, 0, 0}));
   const std::vector<GroupOptions> only_muon = {groups[1]};
   EXPECT_TRUE((throws_with<ConfigError>([&] { assign_groups(some_parameters(), only_muon); },
@@ -71,7 +72,7 @@ TEST(ParameterGroupsTest, WrongNumbersNameTheKey) {
            {"{params: ['*'], type: adam, lr: 1.0}", "type"},
            {"{params: ['*'], type: muon, lr: 1.0, momentum: 0.9, ns_steps: 0}", "ns_steps"}}) {
     const Config config = Config::parse("optimizer:\n  - " + text + "\n");
-    EXPECT_TRUE((throws_with<ConfigError>([&] { parse_groups(config, "optimizer"); },
+    EXPECT_TRUE((throws_with<ConfigError>([&] { parse_groups(config, "optimizer", 100); },
                                           {std::string_view(word)})))
         << text;
   }
@@ -94,6 +95,37 @@ TEST(ScheduleTest, OtherShapesEndAtFinal) {
     for (int64_t t = 10; t < 49; ++t) EXPECT_GT(s.factor(t), s.factor(t + 1));
   }
   EXPECT_DOUBLE_EQ(Schedule({Schedule::Kind::kConstant, 0.0, 0.0, 1.0}, 5).factor(4), 1.0);
+}
+
+TEST(ScheduleTest, InverseSqrtFallsFromTheEndOfTheWarmUp) {
+  const Schedule s({Schedule::Kind::kInverseSqrt, 0.1, 0.0, 1.0}, 100);
+  EXPECT_DOUBLE_EQ(s.factor(4), 0.5);
+  EXPECT_DOUBLE_EQ(s.factor(9), 1.0);
+  EXPECT_DOUBLE_EQ(s.factor(39), 0.5);  // four times the warm-up
+  EXPECT_NEAR(s.factor(89), 1.0 / 3.0, 1e-12);
+  const Config none = Config::parse("{type: inverse_sqrt, warmup: 0.0}");
+  EXPECT_TRUE((throws_with<ConfigError>([&] { Schedule::parse(none, 10); }, {"warmup"})));
+}
+
+TEST(ScheduleTest, WsdIsATrapezoid) {
+  const std::string rest = "warmup: 0.1, constant: 0.5, final: 0.1}";
+  const Schedule a = Schedule::parse(Config::parse("{type: wsd, " + rest), 40),
+                 b = Schedule::parse(Config::parse("{type: trapezoid, " + rest), 40);
+  for (int64_t step = 0; step < 40; ++step) EXPECT_EQ(a.factor(step), b.factor(step));
+  EXPECT_LT(a.factor(39), a.factor(20));
+}
+
+TEST(ScheduleTest, AGroupMayHaveItsOwn) {
+  const Config config = Config::parse(
+      "optimizer:\n"
+      "  - {params: ['a'], type: muon, lr: 1.0, momentum: 0.9, schedule: {type: linear, warmup: "
+      "0.0, final: 0.5}}\n"
+      "  - {params: ['b'], type: muon, lr: 1.0, momentum: 0.9}\n");
+  const auto groups = parse_groups(config, "optimizer", 10);
+  ASSERT_TRUE(groups[0].schedule.has_value());
+  EXPECT_DOUBLE_EQ(groups[0].schedule->factor(9), 0.5);  // of the run's ten steps
+  EXPECT_FALSE(groups[1].schedule.has_value());
+  config.finish();
 }
 
 TEST(ScheduleTest, SharesBeyondTheRunAreErrors) {

@@ -12,6 +12,7 @@
 #include "encoders/preprocess/augment.h"
 #include "training/data/datasets.h"
 #include "training/objectives/media_inputs.h"
+#include "training/objectives/model_flops.h"
 
 namespace euromodal {
 
@@ -93,6 +94,14 @@ class Classification final : public Objective {
 
   const std::vector<NamedTensor>& parameters() const override { return parameters_; }
 
+  double flops(const Batch& batch) override {
+    if (!cost_) cost_ = encoder_cost(*encoder_);  // now it is known what is trained
+    double total = 0.0;
+    for (const Example& example : batch.examples)
+      total += encoder_flops(*encoder_, *cost_, example.inputs.at(0));
+    return total;
+  }
+
   void save_model(const std::filesystem::path& dir) const override {
     AtomicFolder folder(dir);
     encoder_->save(folder.path());
@@ -133,6 +142,7 @@ class Classification final : public Objective {
   bool deterministic_;
   ImageAugment augment_;
   mutable MediaInputs inputs_;
+  std::optional<StackCost> cost_;
   at::Tensor weight_CE_, bias_C_;
   std::vector<NamedTensor> parameters_;
 };

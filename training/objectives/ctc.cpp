@@ -13,6 +13,7 @@
 #include "training/data/datasets.h"
 #include "training/objectives/ctc_text.h"
 #include "training/objectives/media_inputs.h"
+#include "training/objectives/model_flops.h"
 
 namespace euromodal {
 
@@ -97,6 +98,14 @@ class Ctc final : public Objective {
 
   const std::vector<NamedTensor>& parameters() const override { return parameters_; }
 
+  double flops(const Batch& batch) override {
+    if (!cost_) cost_ = encoder_cost(*encoder_);  // now it is known what is trained
+    double total = 0.0;
+    for (const Example& example : batch.examples)
+      total += encoder_flops(*encoder_, *cost_, example.inputs.at(0));
+    return total;
+  }
+
   void save_model(const std::filesystem::path& dir) const override {
     AtomicFolder folder(dir);
     encoder_->save(folder.path());
@@ -163,6 +172,7 @@ class Ctc final : public Objective {
   bool deterministic_;
   SpecAugment augment_;
   mutable MediaInputs inputs_;
+  std::optional<StackCost> cost_;
   at::Tensor weight_AE_, bias_A_;
   std::vector<NamedTensor> parameters_;
 };

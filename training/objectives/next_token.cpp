@@ -8,10 +8,14 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "backbone/greedy.h"
 #include "backbone/kernels/cross_entropy/cross_entropy.h"
+#include "core/time_split.h"
 #include "multimodal/model.h"
+#include "multimodal/record_prompt.h"
 #include "training/data/datasets.h"
 #include "training/objectives/media_inputs.h"
+#include "training/objectives/model_flops.h"
 
 namespace euromodal {
 
@@ -56,7 +60,8 @@ class NextToken final : public Objective {
  public:
   NextToken(const Config& config, uint64_t seed, bool deterministic)
       : model_(MultimodalModel::from_config(config.child("model"), seed)),
-        pretrained_(config.child("model").child("backbone").has("model")),
+        pretrained_(config.child("model").has("folder") ||
+                    config.child("model").child("backbone").has("model")),
         label_smoothing_(config.f64("label_smoothing", 0.0)),
         deterministic_(deterministic),
         features_(config.i64("feature_cache_mb", 512) * 1'000'000),
@@ -149,6 +154,28 @@ class NextToken final : public Objective {
     return std::log(static_cast<double>(head_VD_.size(0)));
   }
 
+  double flops(const Batch& batch) override {
+    if (!flops_) flops_.emplace(*model_);  // now it is known what is trained
+    return flops_->of(batch, &features_);
+  }
+
+  bool answers() const override { return true; }
+
+  std::string answer(const Sample& sample, int64_t max_new_tokens) const override {
+    const c10::NoGradGuard no_graph;
+    std::vector<Example> one;
+    one.push_back(caption_record(*model_, sample.record, sample.media));
+    const Llama& llama = model_->backbone();
+    const auto tokens = static_cast<int64_t>(one.front().plan.ids.size());
+    check<DataError>(tokens <= llama.config().max_positions,
+                     "{}: {} tokens, but the backbone takes {} positions", sample.record.id, tokens,
+                     llama.config().max_positions);
+    const std::vector<int64_t> ids =
+        greedy_decode(llama, model_->embed(collate(std::move(one), /*per_sample=*/false)),
+                      max_new_tokens, llama.config().eos_ids);
+    return model_->plan_context().tokenizer->decode(ids, /*skip_special=*/true);
+  }
+
   void save_model(const std::filesystem::path& dir) const override { model_->save(dir); }
 
  private:
@@ -157,6 +184,7 @@ class NextToken final : public Objective {
     const LabelledRows labelled = next_token_rows(batch, kind);
     out.count = static_cast<double>(labelled.rows.size());
     if (labelled.rows.empty()) return out;
+    const TimeScope scope("loss");
     const auto device = hidden_TD.device();
     out.loss_sum = linear_cross_entropy(
         {.hidden_RD = hidden_TD.index_select(0, next_token_index(labelled.rows).to(device)),
@@ -176,6 +204,7 @@ class NextToken final : public Objective {
   mutable MediaInputs inputs_;
   PrefixCache prefixes_;
   bool keep_prefixes_;
+  std::optional<ModelFlops> flops_;
   at::Tensor head_VD_;
 };
 
