@@ -4,6 +4,7 @@
 #include "core/log.h"
 #include "training/deadlines.h"
 #include "training/dist/watched_world.h"
+#include "training/dry_run.h"
 #include "training/stages.h"
 
 namespace euromodal::cli {
@@ -12,6 +13,7 @@ int run_train(int argc, char** argv) {
   std::string config_file, log_level = "info";
   std::vector<std::string> overrides;
   TrainRequest request;
+  int64_t dry_run_ranks = 0;
   Options options("train", "trains what a YAML file describes, under mpirun or srun, or alone");
   options.text("--config", &config_file, "FILE", "the run's YAML (docs/training.md)",
                /*required=*/true);
@@ -20,6 +22,10 @@ int run_train(int argc, char** argv) {
                [&](const std::string& text) { overrides.push_back(text); });
   options.text("--resume", &request.resume, "auto|DIR",
                "goes on from the newest complete checkpoint of the run (or starts), or from DIR");
+  options.i64("--dry-run", &dry_run_ranks,
+              "two steps as one rank of N without the others: prints what is sent and held, writes "
+              "nothing",
+              1, 1'000'000);
   options.text("--log-level", &log_level, "WORD", "debug, info, warn, error or off");
   options.note(
       "exit codes: 0 done; 1 fault; 2 wrong use; 3 stopped by a signal or the time limit, go on "
@@ -31,6 +37,10 @@ int run_train(int argc, char** argv) {
     throw UsageError("--resume: expected auto or a checkpoint's folder, got nothing");
   set_log_level(parse_log_level(log_level));
   const Config config = Config::load(config_file, overrides);
+  if (dry_run_ranks > 0) {
+    fmt::print("{}\n", dry_run(config, static_cast<int>(dry_run_ranks)).dump(1));
+    return 0;
+  }
   const Config run = config.child("run");
   const PhaseDeadlines deadlines = PhaseDeadlines::parse(run);
   Watchdog watchdog({.folder = run.path("dir") / "flight",

@@ -10,12 +10,17 @@
 namespace euromodal {
 
 BatchGradient::BatchGradient(Objective& objective, FlatBuffer& buffer, Collectives& world,
-                             bool deterministic)
-    : objective_(objective), buffer_(buffer), world_(world), deterministic_(deterministic) {}
+                             const BatchGradientOptions& options)
+    : objective_(objective),
+      world_(world),
+      options_(options),
+      sync_(buffer, world, options.overlap) {}
 
-double BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics) {
+BatchSums BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics, bool last) {
   double count = 0.0;
-  for (const Batch& batch : part.batches) {
+  float loss_sum = 0.0F;
+  for (size_t i = 0; i < part.batches.size(); ++i) {
+    const Batch& batch = part.batches[i];
     metrics.add("flops", objective_.flops(batch), 0.0);
     const LossSums sums = objective_.loss(batch, /*training=*/true);
     metrics.add("tokens", static_cast<double>(batch.ids_T.numel()), 0.0);
@@ -25,45 +30,59 @@ double BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics) {
     // counts, its gradient is zero.
     if (sums.loss_sum.requires_grad()) {
       const TimeScope scope("backward");
-      sums.loss_sum.backward();
-      buffer_.gather_gradient();
+      sync_.backward(sums.loss_sum, last && i + 1 == part.batches.size());
     }
-    buffer_.tail()[0] += sums.loss_sum.item<float>();
+    loss_sum += sums.loss_sum.item<float>();
     count += sums.count;
     metrics.add(sums.metrics);
   }
-  return count;
+  return {.loss_sum = loss_sum, .count = count};
 }
 
 BatchSums BatchGradient::run(const std::vector<PartBatches>& parts, RunMetrics& metrics,
                              std::span<double> votes) {
+  const int world = world_.size();
+  std::vector<int> contributors;
+  for (int64_t first = 0; first < options_.parts; first += world) {
+    contributors.push_back(static_cast<int>(std::min<int64_t>(world, options_.parts - first)));
+    if (!options_.deterministic) break;  // all parts of a rank are one round
+  }
+  sync_.begin(contributors);
   std::vector<double> figures(1 + votes.size(), 0.0);
-  buffer_.zero_gradient();
-  if (deterministic_) {
-    const auto size = static_cast<size_t>(buffer_.gradient_size());
-    part_gradients_.resize(parts.size());
+  std::vector<float> losses;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const int64_t expected = static_cast<int64_t>(i) * world + world_.rank();
+    check(parts[i].part == expected && expected < options_.parts,
+          "part {} of the batch where part {} of {} is due", parts[i].part, expected,
+          options_.parts);
+    const BatchSums sums =
+        run_part(parts[i], metrics, options_.deterministic || i + 1 == parts.size());
+    if (options_.deterministic) {
+      const TimeScope scope("communication");
+      sync_.end_round();
+    }
+    losses.push_back(static_cast<float>(sums.loss_sum));
+    figures[0] += sums.count;
+  }
+  const TimeScope scope("communication");
+  sync_.finish();
+  float loss_sum = 0.0F;
+  if (options_.deterministic) {
     std::vector<const float*> addends;
     std::vector<int64_t> ids;
     for (size_t i = 0; i < parts.size(); ++i) {
-      if (i > 0) buffer_.zero_gradient();
-      figures[0] += run_part(parts[i], metrics);
-      part_gradients_[i].assign(buffer_.gradient(), buffer_.gradient() + size);
-      addends.push_back(part_gradients_[i].data());
+      addends.push_back(&losses[i]);
       ids.push_back(parts[i].part);
     }
-    const TimeScope scope("communication");
-    world_.ordered_sum(addends, ids, buffer_.gradient_size(), buffer_.gradient());
+    world_.ordered_sum(addends, ids, 1, &loss_sum);
   } else {
-    for (const PartBatches& part : parts) figures[0] += run_part(part, metrics);
-    const TimeScope scope("communication");
-    world_.all_reduce_sum(buffer_.gradient(), buffer_.gradient_size());
+    for (const float loss : losses) loss_sum += loss;
+    world_.all_reduce_sum(&loss_sum, 1);
   }
-  buffer_.add_aliases();
   std::copy(votes.begin(), votes.end(), figures.begin() + 1);
-  const TimeScope scope("communication");
   world_.all_reduce_sum(figures.data(), static_cast<int64_t>(figures.size()));
   std::copy(figures.begin() + 1, figures.end(), votes.begin());
-  return {.loss_sum = buffer_.tail()[0], .count = figures[0]};
+  return {.loss_sum = loss_sum, .count = figures[0]};
 }
 
 }  // namespace euromodal

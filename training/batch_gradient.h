@@ -8,6 +8,7 @@
 #include "training/data/loader.h"
 #include "training/dist/collectives.h"
 #include "training/flat_buffer.h"
+#include "training/gradient_sync.h"
 #include "training/objective.h"
 #include "training/run_metrics.h"
 
@@ -19,25 +20,33 @@ struct BatchSums {
   double count = 0.0;  // targets (tokens, samples)
 };
 
+struct BatchGradientOptions {
+  bool deterministic = false;
+  bool overlap = true;
+  int64_t parts = 1;  // of a global batch; part p is rank p mod world's
+};
+
 class BatchGradient {
  public:
-  BatchGradient(Objective& objective, FlatBuffer& buffer, Collectives& world, bool deterministic);
+  BatchGradient(Objective& objective, FlatBuffer& buffer, Collectives& world,
+                const BatchGradientOptions& options);
 
-  /// Leaves the sum of the gradients in the flat buffer of every rank. Figures of this rank's
-  /// samples go to `metrics`. `votes`: numbers of this rank that are added up over ranks on the
-  /// way.
+  /// Leaves the sum of the gradients in the buffer's buckets. Figures of this rank's samples go to
+  /// `metrics`. `votes`: numbers of this rank that are added up over ranks on the way.
   BatchSums run(const std::vector<PartBatches>& parts, RunMetrics& metrics,
                 std::span<double> votes);
+  /// Of the summed gradient; every rank calls it.
+  GradientNorms norms() { return sync_.norms(); }
+  const GradientSync& sync() const { return sync_; }
 
  private:
-  /// One part; its gradient and loss are added to the flat buffer. Returns the number of targets.
-  double run_part(const PartBatches& part, RunMetrics& metrics);
+  /// One part; adds its gradient and returns its loss and number of targets. `last`: of the round.
+  BatchSums run_part(const PartBatches& part, RunMetrics& metrics, bool last);
 
   Objective& objective_;
-  FlatBuffer& buffer_;
   Collectives& world_;
-  bool deterministic_;
-  std::vector<std::vector<float>> part_gradients_;
+  BatchGradientOptions options_;
+  GradientSync sync_;
 };
 
 }  // namespace euromodal

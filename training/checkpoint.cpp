@@ -33,24 +33,36 @@ std::vector<NamedTensor> checkpoint_tensors(const fs::path& file) {
   return out;
 }
 
-/// Copies stored tensors into a slot's row of numbers by name; CheckpointError naming what is
-/// missing, misshapen or too much.
+/// Hands stored tensors on by name: put(slot, tensor); CheckpointError naming what is missing,
+/// misshapen or too much.
 void checkpoint_restore(const fs::path& file, const FlatBuffer& buffer,
-                        const std::function<at::Tensor(const FlatSlot&)>& target) {
+                        const std::function<void(size_t, const at::Tensor&)>& put) {
   const std::string name = file.parent_path().string();
   std::map<std::string, at::Tensor> stored;
   for (NamedTensor& p : checkpoint_tensors(file)) stored.emplace(p.name, std::move(p.tensor));
-  for (const FlatSlot& slot : buffer.slots()) {
+  for (size_t s = 0; s < buffer.slots().size(); ++s) {
+    const FlatSlot& slot = buffer.slots()[s];
     const auto it = stored.find(slot.name);
     check<CheckpointError>(it != stored.end(), "{}: the trainable tensor {} is missing", name,
                            slot.name);
     check<CheckpointError>(it->second.sizes() == at::IntArrayRef(slot.shape),
                            "{}: tensor {} has another shape", name, slot.name);
-    target(slot).copy_(it->second);
+    put(s, it->second);
   }
   check<CheckpointError>(stored.size() == buffer.slots().size(),
                          "{}: {} tensors were trained then, {} are now", name, stored.size(),
                          buffer.slots().size());
+}
+
+/// Rank 0: the whole tensors; else nothing.
+std::vector<NamedTensor> checkpoint_gather(const std::vector<OwnedTensor>& tensors,
+                                           const FlatBuffer& buffer, Collectives& world) {
+  std::vector<NamedTensor> out;
+  for (const OwnedTensor& tensor : tensors) {
+    const at::Tensor whole = buffer.gather(tensor, world);
+    if (whole.defined()) out.push_back({tensor.name, whole});
+  }
+  return out;
 }
 
 }  // namespace
@@ -74,23 +86,22 @@ fs::path checkpoint_folder(const fs::path& checkpoints, int64_t step) {
   return checkpoints / fmt::format("step-{:08}", step);
 }
 
-int64_t RunState::bytes() const {
-  int64_t out = 0;
-  for (const auto* tensors : {&parameters, &optimizer, &average}) {
-    for (const NamedTensor& tensor : *tensors) out += static_cast<int64_t>(tensor.tensor.nbytes());
-  }
-  return out;
+int64_t state_bytes(const RunParts& parts) {
+  int64_t numbers = parts.buffer.size() * (parts.average != nullptr ? 2 : 1);
+  for (const OwnedTensor& tensor : parts.optimizer.state())
+    numbers += parts.buffer.slots()[static_cast<size_t>(tensor.slot)].count;
+  return numbers * static_cast<int64_t>(sizeof(float));
 }
 
-RunState run_state(const RunParts& parts, int64_t step, const Json& figures) {
+RunState gather_state(const RunParts& parts, int64_t step, const Json& figures,
+                      Collectives& world) {
   RunState out;
   out.step = step;
   out.optimizer_steps = parts.optimizer.steps();
-  for (const FlatSlot& slot : parts.buffer.slots()) {
-    out.parameters.push_back({slot.name, parts.buffer.master_of(slot)});
-    if (parts.average != nullptr) out.average.push_back({slot.name, parts.average->value_of(slot)});
-  }
-  out.optimizer = parts.optimizer.state();
+  out.parameters = checkpoint_gather(parts.buffer.master(), parts.buffer, world);
+  out.optimizer = checkpoint_gather(parts.optimizer.state(), parts.buffer, world);
+  if (parts.average != nullptr)
+    out.average = checkpoint_gather(parts.average->tensors(parts.buffer), parts.buffer, world);
   out.guard = parts.guard.state();
   out.figures = figures;
   return out;
@@ -166,12 +177,15 @@ int64_t load_checkpoint(const fs::path& folder, const RunIdentity& identity,
                          identity.frozen.size());
 
   const at::NoGradGuard no_grad;
-  checkpoint_restore(folder / kParameters, parts.buffer,
-                     [&](const FlatSlot& slot) { return parts.buffer.master_of(slot); });
-  parts.buffer.publish();
-  if (parts.average != nullptr)
-    checkpoint_restore(folder / kAverage, parts.buffer,
-                       [&](const FlatSlot& slot) { return parts.average->value_of(slot); });
+  checkpoint_restore(folder / kParameters, parts.buffer, [&](size_t slot, const at::Tensor& whole) {
+    parts.buffer.set_parameter(static_cast<int64_t>(slot), whole);
+  });
+  if (parts.average != nullptr) {
+    const std::vector<OwnedTensor> average = parts.average->tensors(parts.buffer);
+    checkpoint_restore(folder / kAverage, parts.buffer, [&](size_t slot, const at::Tensor& whole) {
+      parts.buffer.put(average[slot], whole);
+    });
+  }
   parts.optimizer.load_state(checkpoint_tensors(folder / kOptimizer), view.i64("optimizer_steps"));
   parts.guard.load_state(view.object("guard"));
   return view.i64("step");

@@ -7,7 +7,8 @@
 //                                          weights by hash, figures of the last validation
 //   step-00000200/DONE
 //
-// Nothing in it depends on the number of ranks. Resumed runs go on bit for bit.
+// Nothing in it depends on the number of ranks or on who held what (flat_buffer.h). Resumed runs go
+// on bit for bit.
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -42,16 +43,17 @@ struct RunParts {
   WeightAverage* average;  // null: none is kept
 };
 
-/// Their values after `step` steps.
+/// Their values after `step` steps: whole tensors on rank 0, none on the others.
 struct RunState {
   int64_t step = 0, optimizer_steps = 0;
   std::vector<NamedTensor> parameters, optimizer, average;
   Json guard;
   Json figures = Json::object();  // of the validation after this step, where there was one
-  int64_t bytes() const;
 };
-/// Views of the parts' tensors: they change with the next step.
-RunState run_state(const RunParts& parts, int64_t step, const Json& figures);
+/// Every rank calls it. Tensors that rank 0 has whole are views: they change with the next step.
+RunState gather_state(const RunParts& parts, int64_t step, const Json& figures, Collectives& world);
+/// What its tensors take, without gathering them.
+int64_t state_bytes(const RunParts& parts);
 /// The same with tensors of its own.
 RunState copy_of(RunState state);
 
@@ -59,8 +61,9 @@ std::filesystem::path checkpoint_folder(const std::filesystem::path& checkpoints
 /// Error naming the file that could not be written; then nothing is left of the folder.
 void write_checkpoint(const std::filesystem::path& checkpoints, const RunIdentity& identity,
                       const RunState& state);
-/// Puts the state back and returns the number of steps done. CheckpointError naming file, key or
-/// tensor: not complete, changed, of another run, other frozen weights.
+/// Every rank reads the files. Puts the state back and returns the number of steps done.
+/// CheckpointError naming file, key or tensor: not complete, changed, of another run, other frozen
+/// weights.
 int64_t load_checkpoint(const std::filesystem::path& folder, const RunIdentity& identity,
                         const RunParts& parts);
 

@@ -2,96 +2,156 @@
 #include "training/flat_buffer.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
 #include "core/error.h"
+#include "training/bucket_plan.h"
 
 namespace euromodal {
 
+namespace {
+
+void flat_bind(const at::Tensor& handle, const FlatBucket& bucket, const FlatSlot& slot) {
+  at::Tensor parameter = handle;
+  parameter.set_data(bucket.values.narrow(0, slot.offset, slot.count).view(slot.shape));
+  parameter.set_requires_grad(true);
+  parameter.mutable_grad().reset();
+}
+
+}  // namespace
+
 FlatBuffer::FlatBuffer(const std::vector<NamedTensor>& trainable,
                        const std::vector<int64_t>& group_of,
-                       const std::vector<NamedTensor>& aliases, int64_t tail)
-    : tail_(tail) {
+                       const std::vector<GroupOptions>& groups,
+                       const std::vector<NamedTensor>& aliases, const FlatOptions& options)
+    : options_(options) {
   at::NoGradGuard no_grad;
-  std::vector<size_t> order(trainable.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
-    if (group_of[a] != group_of[b]) return group_of[a] < group_of[b];
-    return trainable[a].tensor.sizes().vec() < trainable[b].tensor.sizes().vec();
-  });
-  for (const size_t i : order) {
+  std::vector<PlannedParameter> planned;
+  for (size_t i = 0; i < trainable.size(); ++i) {
     const at::Tensor& tensor = trainable[i].tensor;
-    slots_.push_back(
-        {trainable[i].name, tensor, tensor.sizes().vec(), group_of[i], size_, tensor.numel()});
+    slots_.push_back({.name = trainable[i].name,
+                      .parameter = tensor,
+                      .shape = tensor.sizes().vec(),
+                      .group = group_of[i],
+                      .count = tensor.numel()});
+    planned.push_back(
+        {.shape = slots_.back().shape, .dtype = tensor.scalar_type(), .group = group_of[i]});
     size_ += tensor.numel();
   }
-  int64_t gradient_size = size_;
-  std::vector<const FlatSlot*> alias_of;
-  for (const auto& alias : aliases) {
+  for (const NamedTensor& alias : aliases) {
     const auto slot = std::find_if(slots_.begin(), slots_.end(),
                                    [&](const FlatSlot& s) { return s.name == alias.name; });
-    check(slot != slots_.end() && slot->shape == alias.tensor.sizes().vec(),
+    check(slot != slots_.end() && alias.tensor.sizes() == at::IntArrayRef(slot->shape),
           "{}: an alias of no trainable parameter", alias.name);
-    alias_of.push_back(&*slot);
-    aliases_.push_back({slot->offset, gradient_size, slot->count});
-    gradient_size += slot->count;
+    aliases_.push_back({slot - slots_.begin(), alias.tensor});
+    planned[static_cast<size_t>(aliases_.back().slot)].alone = true;
   }
-  master_ = at::empty({size_}, at::kFloat);
-  grad_ = at::zeros({gradient_size + tail_}, at::kFloat);
-  for (const FlatSlot& slot : slots_) master_of(slot).copy_(slot.parameter);
-  for (const FlatSlot& slot : slots_) bind(slot.parameter, slot, slot.offset);
-  for (size_t i = 0; i < aliases.size(); ++i)
-    bind(aliases[i].tensor, *alias_of[i], aliases_[i].gradient_offset);
-}
-
-void FlatBuffer::bind(const at::Tensor& handle, const FlatSlot& slot, int64_t gradient_offset) {
-  at::Tensor parameter = handle;
-  const at::Tensor gradient = grad_.narrow(0, gradient_offset, slot.count).view(slot.shape);
-  if (parameter.scalar_type() == at::kFloat) {
-    parameter.set_data(master_of(slot));
-    parameter.set_requires_grad(true);
-    parameter.mutable_grad() = gradient;
-  } else {
-    parameter.set_data(master_of(slot).to(parameter.scalar_type()));
-    parameter.set_requires_grad(true);
-    parameter.mutable_grad() = at::zeros_like(parameter);
-    low_.push_back({parameter, parameter.grad(), slot.offset, gradient_offset, slot.count});
+  BucketOptions bucket_options{.numbers = std::max<int64_t>(options.bucket_bytes / 4, 1),
+                               .matrices = {},
+                               .ranks = options.ranks};
+  for (const GroupOptions& group : groups)
+    bucket_options.matrices.push_back(group.type == GroupOptions::Type::kMuon);
+  for (BucketPlan& plan : plan_buckets(planned, bucket_options)) {
+    FlatBucket bucket{.group = plan.group,
+                      .dtype = plan.dtype,
+                      .count = plan.offsets.back(),
+                      .slots = plan.members,
+                      .slices = std::move(plan.slices)};
+    bucket.sharded = options.ranks > 1 &&
+                     (options.zero > 0 || bucket_options.matrices[static_cast<size_t>(plan.group)]);
+    bucket.begin = bucket.sharded ? bucket.slices[options.rank] : 0;
+    bucket.end = bucket.sharded ? bucket.slices[options.rank + 1] : bucket.count;
+    bucket.values = at::empty({bucket.count}, bucket.dtype);
+    for (size_t m = 0; m < plan.members.size(); ++m) {
+      FlatSlot& slot = slots_[plan.members[m]];
+      slot.bucket = static_cast<int64_t>(buckets_.size());
+      slot.offset = plan.offsets[m];
+      bucket.values.narrow(0, slot.offset, slot.count).copy_(slot.parameter.reshape({-1}));
+      flat_bind(slot.parameter, bucket, slot);
+    }
+    bucket.master = bucket.values.narrow(0, bucket.begin, bucket.end - bucket.begin);
+    if (bucket.dtype != at::kFloat) bucket.master = bucket.master.to(at::kFloat);
+    buckets_.push_back(std::move(bucket));
   }
-}
-
-std::span<float> FlatBuffer::tail() const {
-  return {gradient() + gradient_size() - tail_, static_cast<size_t>(tail_)};
-}
-
-void FlatBuffer::zero_gradient() {
-  grad_.zero_();
-  for (LowSlot& low : low_) low.low_grad.zero_();
-}
-
-void FlatBuffer::gather_gradient() {
-  for (LowSlot& low : low_) {
-    grad_.narrow(0, low.gradient_offset, low.count).add_(low.low_grad.view({-1}));
-    low.low_grad.zero_();
+  for (const FlatAlias& alias : aliases_) {
+    const FlatSlot& slot = slots_[alias.slot];
+    flat_bind(alias.handle, buckets_[slot.bucket], slot);
   }
 }
 
-void FlatBuffer::add_aliases() {
-  for (const AliasSlot& alias : aliases_)
-    grad_.narrow(0, alias.offset, alias.count)
-        .add_(grad_.narrow(0, alias.gradient_offset, alias.count));
+std::vector<at::Tensor> FlatBuffer::make_owned() const {
+  std::vector<at::Tensor> out;
+  for (const FlatBucket& bucket : buckets_)
+    out.push_back(at::zeros({bucket.end - bucket.begin}, at::kFloat));
+  return out;
 }
 
-void FlatBuffer::publish() {
+std::vector<OwnedTensor> FlatBuffer::master() const {
+  std::vector<OwnedTensor> out;
+  for (size_t s = 0; s < slots_.size(); ++s)
+    out.push_back({slots_[s].name, static_cast<int64_t>(s), buckets_[slots_[s].bucket].master});
+  return out;
+}
+
+void FlatBuffer::publish(Collectives& world) {
   at::NoGradGuard no_grad;
-  for (LowSlot& low : low_)
-    low.parameter.view({-1}).copy_(master_.narrow(0, low.offset, low.count));
+  std::vector<std::unique_ptr<Pending>> pending;
+  for (FlatBucket& bucket : buckets_) {
+    if (bucket.dtype != at::kFloat)
+      bucket.values.narrow(0, bucket.begin, bucket.end - bucket.begin).copy_(bucket.master);
+    if (!bucket.sharded) continue;
+    Slices bytes;
+    for (const int64_t offset : bucket.slices)
+      bytes.push_back(offset * static_cast<int64_t>(bucket.values.element_size()));
+    pending.push_back(world.start_all_gather_slices(bucket.values.mutable_data_ptr(), bytes));
+    for (const auto& operation : pending) operation->test();
+  }
+  for (const auto& operation : pending) operation->wait();
 }
 
-at::Tensor FlatBuffer::master_of(const FlatSlot& slot) const {
-  return master_.narrow(0, slot.offset, slot.count).view(slot.shape);
+at::Tensor FlatBuffer::gather(const OwnedTensor& tensor, Collectives& world) const {
+  const FlatSlot& slot = slots_.at(static_cast<size_t>(tensor.slot));
+  const FlatBucket& bucket = buckets_[slot.bucket];
+  const bool values = bucket.dtype == at::kFloat && tensor.own.is_same(bucket.master);
+  if (!bucket.sharded || values) {  // rank 0 has it
+    if (world.rank() != 0) return {};
+    return (values ? bucket.values : tensor.own)
+        .narrow(0, slot.offset, slot.count)
+        .view(slot.shape);
+  }
+  Slices bytes;
+  for (const int64_t offset : bucket.slices)
+    bytes.push_back(4 * std::clamp<int64_t>(offset - slot.offset, 0, slot.count));
+  const int64_t own_begin = std::max<int64_t>(slot.offset - bucket.begin, 0);
+  const char* own =
+      bytes[world.rank()] == bytes[world.rank() + 1]
+          ? nullptr
+          : reinterpret_cast<const char*>(tensor.own.const_data_ptr<float>() + own_begin);
+  at::Tensor whole;
+  if (world.rank() == 0) whole = at::empty(slot.shape, at::kFloat);
+  world.gather_slices(own, bytes, whole.defined() ? whole.mutable_data_ptr() : nullptr, 0);
+  return whole;
+}
+
+void FlatBuffer::put(const OwnedTensor& tensor, const at::Tensor& whole) const {
+  at::NoGradGuard no_grad;
+  const FlatSlot& slot = slots_.at(static_cast<size_t>(tensor.slot));
+  const FlatBucket& bucket = buckets_[slot.bucket];
+  const int64_t begin = std::max(slot.offset, bucket.begin),
+                end = std::min(slot.offset + slot.count, bucket.end);
+  if (begin >= end) return;
+  tensor.own.narrow(0, begin - bucket.begin, end - begin)
+      .copy_(whole.reshape({-1}).narrow(0, begin - slot.offset, end - begin));
+}
+
+void FlatBuffer::set_parameter(int64_t slot, const at::Tensor& whole) {
+  at::NoGradGuard no_grad;
+  const FlatSlot& to = slots_.at(static_cast<size_t>(slot));
+  const FlatBucket& bucket = buckets_[to.bucket];
+  bucket.values.narrow(0, to.offset, to.count).copy_(whole.reshape({-1}));
+  put({to.name, slot, bucket.master}, whole);
 }
 
 }  // namespace euromodal

@@ -32,11 +32,15 @@ TrainOptions TrainOptions::parse(const Config& config) {
   out.time_split = run.boolean("time_split", true);
 
   const Config batch = config.child("batch");
-  out.loader.batch_samples = batch.i64("samples");
-  check<ConfigError>(out.loader.batch_samples > 0, "{}: expected 1 or more, got {}",
-                     batch.where("samples"), out.loader.batch_samples);
+  const bool by_tokens = batch.has("tokens");
+  check<ConfigError>(by_tokens != batch.has("samples"),
+                     "{}: expected either samples or tokens (a budget of rows)", batch.where());
+  const char* budget = by_tokens ? "tokens" : "samples";
+  const int64_t size = batch.i64(budget);
+  check<ConfigError>(size > 0, "{}: expected 1 or more, got {}", batch.where(budget), size);
+  (by_tokens ? out.loader.batch_tokens : out.loader.batch_samples) = size;
   out.loader.parts = train_count(batch, "parts", 1, 1);
-  check<ConfigError>(out.loader.parts <= out.loader.batch_samples, "{}: {} parts of {} samples",
+  check<ConfigError>(by_tokens || out.loader.parts <= size, "{}: {} parts of {} samples",
                      batch.where("parts"), out.loader.parts, out.loader.batch_samples);
   out.loader.workers = train_count(batch, "workers", 1, 0);
   out.loader.prefetch_steps = train_count(batch, "prefetch_steps", 2, 1);
@@ -46,6 +50,18 @@ TrainOptions TrainOptions::parse(const Config& config) {
   out.loader.shuffle = batch.boolean("shuffle", true);
   out.loader.seed = out.seed;
   out.loader.per_sample = out.deterministic;
+
+  if (config.has("parallel")) {
+    const Config parallel = config.child("parallel");
+    out.overlap = parallel.boolean("overlap", out.overlap);
+    out.zero = static_cast<int>(train_count(parallel, "zero", 0, 0));
+    check<ConfigError>(out.zero <= 2, "{}: expected 0, 1 or 2, got {}", parallel.where("zero"),
+                       out.zero);
+    out.bucket_mb = parallel.f64("bucket_mb", out.bucket_mb);
+    check<ConfigError>(out.bucket_mb > 0.0 && out.bucket_mb <= 4000.0,
+                       "{}: expected a number in (0, 4000], got {}", parallel.where("bucket_mb"),
+                       out.bucket_mb);
+  }
 
   out.trainable = config.strs("trainable");
   out.clip_norm = config.f64("clip_norm", 0.0);

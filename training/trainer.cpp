@@ -65,8 +65,12 @@ class Trainer {
     at::set_num_threads(static_cast<int>(threads_));
     const std::vector<int64_t> group_of = assign_groups(trainable_, groups_);
     for (const NamedTensor& p : trainable_) p.tensor.requires_grad_(true);
-    buffer_ =
-        std::make_unique<FlatBuffer>(trainable_, group_of, objective_->make_aliases(), /*tail=*/1);
+    const FlatOptions layout{.bucket_bytes = static_cast<int64_t>(options_.bucket_mb * 1e6),
+                             .zero = options_.zero,
+                             .rank = world.rank(),
+                             .ranks = world.size()};
+    buffer_ = std::make_unique<FlatBuffer>(trainable_, group_of, groups_,
+                                           objective_->make_aliases(), layout);
     optimizer_ = std::make_unique<Optimizer>(*buffer_, groups_, options_.deterministic);
     guard_ = std::make_unique<StepGuard>(options_.guard, checkpoints().string(), world.rank() == 0);
     if (options_.ema_decay > 0.0)
@@ -76,6 +80,7 @@ class Trainer {
     identity_.values = {{"seed", options_.seed},
                         {"steps", options_.steps},
                         {"batch.samples", options_.loader.batch_samples},
+                        {"batch.tokens", options_.loader.batch_tokens},
                         {"batch.parts", options_.loader.parts},
                         {"batch.shuffle", options_.loader.shuffle},
                         {"deterministic", options_.deterministic},
@@ -107,7 +112,7 @@ class Trainer {
     }
     if (first_step_ < options_.steps && !loop(asked)) return TrainEnd::kStopped;
     world_.set_phase("model", options_.deadlines.model);
-    if (world_.rank() == 0) save_models();
+    save_models();
     world_.barrier();
     return TrainEnd::kDone;
   }
@@ -116,17 +121,17 @@ class Trainer {
   fs::path checkpoints() const { return options_.dir / "checkpoints"; }
   RunParts parts() const { return {*buffer_, *optimizer_, *guard_, average_.get()}; }
 
-  /// model/, and model_ema/ where an average is kept beside it.
+  /// Every rank: model/, and model_ema/ where an average is kept beside it.
   void save_models() {
-    std::optional<WeightAverage::InPlace> averaged;
     const auto save = [&](const char* name) {
+      if (world_.rank() != 0) return;
       objective_->save_model(options_.dir / name);
       log_info("model={}", (options_.dir / name).string());
     };
-    if (average_) averaged.emplace(*buffer_, *average_);
+    if (average_) average_->swap(*buffer_, world_);
     if (average_ && !options_.ema_is_model) {
       save("model_ema");
-      averaged.reset();
+      average_->swap(*buffer_, world_);
     }
     save("model");  // the last: a run with a model is done
   }
@@ -157,7 +162,7 @@ class Trainer {
   void checkpoint(int64_t step, const Json& figures, bool last) {
     world_.set_phase("checkpoint", options_.deadlines.checkpoint);
     const TimeScope scope("checkpoint");
-    RunState state = run_state(parts(), step, figures);
+    RunState state = gather_state(parts(), step, figures, world_);
     if (checkpointer_) checkpointer_->save(std::move(state));
     if (!last) return;
     if (checkpointer_) checkpointer_->wait();
@@ -209,8 +214,11 @@ class Trainer {
               /*training=*/true);
         },
         first_step_);
-    BatchGradient gradient(*objective_, *buffer_, world_, options_.deterministic);
-    const int64_t state_bytes = run_state(parts(), first_step_, {}).bytes();
+    BatchGradient gradient(*objective_, *buffer_, world_,
+                           {.deterministic = options_.deterministic,
+                            .overlap = options_.overlap,
+                            .parts = options_.loader.parts});
+    const int64_t bytes = state_bytes(parts());
     RunLog log(world_, folder_.get(),
                {.first_step = first_step_,
                 .steps = options_.steps,
@@ -222,8 +230,7 @@ class Trainer {
       world_.set_phase(fmt::format("data {}", step), options_.deadlines.data);
       straggler.step_begins();
       if (checkpointer_) checkpointer_->poll();
-      StopVotes votes =
-          asked.votes(checkpointer_ ? checkpointer_->expected_seconds(state_bytes) : 0.0);
+      StopVotes votes = asked.votes(checkpointer_ ? checkpointer_->expected_seconds(bytes) : 0.0);
       const std::vector<PartBatches> batch = [&] {
         const TimeScope scope("data");
         return loader.next();
@@ -233,8 +240,7 @@ class Trainer {
       // Requests of any rank are those of all, after the same step.
       const BatchSums sums = gradient.run(batch, log.metrics(), votes.of);
       const double mean = sums.count > 0.0 ? sums.loss_sum / sums.count : 0.0;
-      const double norm =
-          sums.count > 0.0 ? gradient_norm(buffer_->gradient(), buffer_->size()) / sums.count : 0.0;
+      const double norm = sums.count > 0.0 ? gradient.norms().total / sums.count : 0.0;
       if (step == 0) check_start(mean, log);
       const StepGuard::Verdict verdict = guard_->judge(step, mean, norm, sums.count);
       if (verdict == StepGuard::Verdict::kApply) {
@@ -253,7 +259,7 @@ class Trainer {
                  row_due = done % options_.log_every == 0 || last;
       log.step({.step = step,
                 .norm = norm,
-                .stall_s = loader.figures().stall_s,
+                .data = loader.figures(),
                 .lr_factor = schedule_.factor(step),
                 .rates = rates(step),
                 .bad_steps = guard_->bad_steps(),
@@ -317,12 +323,13 @@ class Trainer {
     world_.set_phase(fmt::format("validation {}", step), options_.deadlines.validation);
     const TimeScope scope("validation");
     const TimeSplit inside;  // its parts are none of the step's
-    return run_validation(*objective_, *validation_data_,
-                          {.max_samples = options_.validation_samples,
-                           .batch_samples = options_.loader.batch_samples,
-                           .max_bad_samples = options_.loader.max_bad_samples,
-                           .per_sample = options_.deterministic},
-                          world_);
+    return run_validation(
+        *objective_, *validation_data_,
+        {.max_samples = options_.validation_samples,
+         .batch_samples = std::max<int64_t>(options_.loader.batch_samples, options_.loader.parts),
+         .max_bad_samples = options_.loader.max_bad_samples,
+         .per_sample = options_.deterministic},
+        world_);
   }
 
   Collectives& world_;

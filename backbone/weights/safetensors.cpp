@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "backbone/weights/safetensors_bytes.h"
 #include "backbone/weights/safetensors_header.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -98,9 +99,18 @@ at::Tensor SafetensorsFile::tensor(const TensorInfo& info) const {
       data, info.shape, [keep = impl_](void*) {}, options);
 }
 
-void save_safetensors(const std::filesystem::path& file, const std::vector<NamedTensor>& tensors,
-                      const SafetensorsOptions& options) {
+namespace {
+
+struct SafetensorsLayout {
+  std::string head;  // length, JSON and padding
   std::vector<const NamedTensor*> order;
+};
+
+SafetensorsLayout safetensors_layout(const std::filesystem::path& file,
+                                     const std::vector<NamedTensor>& tensors,
+                                     const SafetensorsOptions& options) {
+  SafetensorsLayout out;
+  std::vector<const NamedTensor*>& order = out.order;
   std::unordered_set<std::string> names;
   for (const NamedTensor& named : tensors) {
     const std::string shown = shown_name(named.name);
@@ -136,16 +146,53 @@ void save_safetensors(const std::filesystem::path& file, const std::vector<Named
   std::string length(8, '\0');
   for (int i = 0; i < 8; ++i) length[i] = static_cast<char>(text.size() >> (8 * i));
 
-  AtomicFile out(file);
-  out.write(length);
-  out.write(text);
-  for (const NamedTensor* named : order) {
+  out.head = length + text;
+  return out;
+}
+
+/// Calls write(pointer, bytes) for each piece of the file, in order.
+template <typename Write>
+void safetensors_write(const SafetensorsLayout& layout, const Write& write) {
+  write(layout.head.data(), layout.head.size());
+  for (const NamedTensor* named : layout.order) {
     const at::Tensor tensor = named->tensor.detach().cpu().contiguous();
     if (tensor.numel() > 0)
-      out.write(tensor.const_data_ptr(),
-                static_cast<size_t>(tensor.numel() * tensor.element_size()));
+      write(static_cast<const char*>(tensor.const_data_ptr()),
+            static_cast<size_t>(tensor.numel() * tensor.element_size()));
   }
+}
+
+}  // namespace
+
+void save_safetensors(const std::filesystem::path& file, const std::vector<NamedTensor>& tensors,
+                      const SafetensorsOptions& options) {
+  const SafetensorsLayout layout = safetensors_layout(file, tensors, options);
+  AtomicFile out(file);
+  safetensors_write(layout, [&](const char* data, size_t bytes) { out.write(data, bytes); });
   out.commit();
+}
+
+std::string safetensors_bytes(const std::string& name, const std::vector<NamedTensor>& tensors,
+                              const SafetensorsOptions& options) {
+  std::string out;
+  safetensors_write(safetensors_layout(name, tensors, options),
+                    [&](const char* data, size_t bytes) { out.append(data, bytes); });
+  return out;
+}
+
+SafetensorsTensor read_safetensors_tensor(std::string_view bytes, const std::string& name,
+                                          const std::string& tensor) {
+  SafetensorsHeader header = parse_safetensors_header(bytes, name);
+  const auto info = std::find_if(header.infos.begin(), header.infos.end(),
+                                 [&](const TensorInfo& one) { return one.name == tensor; });
+  check<CheckpointError>(info != header.infos.end(), "{}: no such tensor in the file: {}", name,
+                         shown_name(tensor));
+  SafetensorsTensor out{at::empty(info->shape, at::TensorOptions().dtype(info->dtype)),
+                        std::move(header.metadata)};
+  if (out.tensor.numel() > 0)
+    std::memcpy(out.tensor.mutable_data_ptr(), bytes.data() + header.data_begin + info->begin,
+                info->end - info->begin);
+  return out;
 }
 
 at::ScalarType parse_dtype(const std::string& word) {

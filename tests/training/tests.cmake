@@ -1,7 +1,24 @@
-# The trainer's tests start ranks under mpirun themselves.
+# The trainer's tests start ranks under mpirun themselves. sync_program.cpp runs on several ranks.
 if(TARGET tests_training)
   target_compile_definitions(tests_training PRIVATE EM_MPIRUN="${MPIEXEC_EXECUTABLE}")
   set_tests_properties(tests_training PROPERTIES LABELS "unit;mpi" TIMEOUT 900)
+  add_executable(tests_training_sync ${CMAKE_CURRENT_SOURCE_DIR}/training/sync_program.cpp)
+  euromodal_compile_options(tests_training_sync)
+  target_compile_definitions(tests_training_sync PRIVATE EM_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
+  target_link_libraries(tests_training_sync PRIVATE euromodal torch::torch_cpu fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json GTest::gtest)
+  target_compile_options(tests_training_sync PRIVATE -fopenmp)
+  target_precompile_headers(tests_training_sync REUSE_FROM em_pch)
+  set_target_properties(tests_training_sync PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  add_dependencies(tests_training_sync euromodal_media)
+  add_dependencies(tests_training tests_training_sync)
+  foreach(scenario_ranks objectives_2 objectives_3 hidden_2 hidden_3)
+    string(REPLACE "_" ";" parts ${scenario_ranks})
+    list(GET parts 0 scenario)
+    list(GET parts 1 ranks)
+    add_test(NAME tests_training_sync_${scenario}_n${ranks} COMMAND ${MPIEXEC_EXECUTABLE} --oversubscribe --bind-to none --allow-run-as-root
+      -n ${ranks} $<TARGET_FILE:tests_training_sync> ${scenario})
+    set_tests_properties(tests_training_sync_${scenario}_n${ranks} PROPERTIES LABELS mpi TIMEOUT 300 PROCESSORS 2)
+  endforeach()
 endif()
 # The job files of training/slurm with stand-ins for Slurm's commands.
 add_test(NAME training_slurm COMMAND bash ${CMAKE_CURRENT_LIST_DIR}/slurm_test.sh ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR}/tests/slurm)

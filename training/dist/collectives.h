@@ -43,7 +43,7 @@ class Pending {
 /// A sum over ranks of which each rank keeps its own slice.
 struct ScatterSum {
   const float* data = nullptr;  // this rank's addends, slices.back() numbers
-  Slices slices;
+  Slices slices{};
   /// This rank's slice of the sum. May be the same place in `data` (data + slices[rank]).
   float* out = nullptr;
   /// out = ((out + r0) + r1) + ... instead of (r0 + r1) + ...
@@ -80,7 +80,10 @@ class Collectives {
   void all_gather_slices(void* data, const Slices& bytes) {
     start_all_gather_slices(data, bytes)->wait();
   }
-  /// The same without waiting. Every rank starts its operations in the same order; they may be
+  /// The slices of all ranks (in bytes) one after the other in `whole` of rank `root`; the others
+  /// give only `own`, this rank's slice, and need no room for the whole.
+  virtual void gather_slices(const void* own, const Slices& bytes, void* whole, int root) = 0;
+  /// Operations without waiting. Every rank starts its operations in the same order; they may be
   /// tested and waited for in any.
   virtual std::unique_ptr<Pending> start_all_reduce_sum(float* data, int64_t count) = 0;
   virtual std::unique_ptr<Pending> start_reduce_scatter_sum(const ScatterSum& sum) = 0;

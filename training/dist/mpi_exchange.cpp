@@ -2,6 +2,7 @@
 #include "training/dist/mpi_exchange.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "training/dist/part_sum.h"
 
@@ -148,25 +149,29 @@ bool MpiExchange::sum_done() {
 
 void MpiExchange::begin_gather() {
   const Slices& bytes = plan_.gathered_bytes;
-  const auto transfer = [&](int64_t begin, int64_t end, const auto& call) {
-    for (int64_t at = begin; at < end; at += link_.chunk_bytes)
-      call(plan_.gathered + at, static_cast<int>(std::min(link_.chunk_bytes, end - at)));
-  };
+  const char* own = plan_.own != nullptr ? plan_.own : plan_.gathered + bytes[link_.rank];
+  const int64_t own_bytes = bytes[link_.rank + 1] - bytes[link_.rank];
   const int tag = exchange_tag(plan_.sequence, true);
   for (int step = 1; step < link_.size; ++step) {
     const int from = (link_.rank + link_.size - step) % link_.size;
-    transfer(bytes[from], bytes[from + 1], [&](char* data, int n) {
-      checked(MPI_Irecv(data, n, MPI_BYTE, from, tag, link_.comm,
+    const bool receives = plan_.root < 0 || plan_.root == link_.rank;
+    for (int64_t at = bytes[from]; receives && at < bytes[from + 1]; at += link_.chunk_bytes) {
+      const auto n = static_cast<int>(std::min(link_.chunk_bytes, bytes[from + 1] - at));
+      checked(MPI_Irecv(plan_.gathered + at, n, MPI_BYTE, from, tag, link_.comm,
                         &receives_[0].emplace_back(MPI_REQUEST_NULL)),
               "MPI_Irecv");
-    });
+    }
     const int to = (link_.rank + step) % link_.size;
-    transfer(bytes[link_.rank], bytes[link_.rank + 1], [&](char* data, int n) {
-      checked(
-          MPI_Isend(data, n, MPI_BYTE, to, tag, link_.comm, &sends_.emplace_back(MPI_REQUEST_NULL)),
-          "MPI_Isend");
-    });
+    const bool sends = plan_.root < 0 || plan_.root == to;
+    for (int64_t at = 0; sends && at < own_bytes; at += link_.chunk_bytes) {
+      const auto n = static_cast<int>(std::min(link_.chunk_bytes, own_bytes - at));
+      checked(MPI_Isend(own + at, n, MPI_BYTE, to, tag, link_.comm,
+                        &sends_.emplace_back(MPI_REQUEST_NULL)),
+              "MPI_Isend");
+    }
   }
+  if (plan_.root == link_.rank && own_bytes > 0)
+    std::memcpy(plan_.gathered + bytes[link_.rank], own, static_cast<size_t>(own_bytes));
 }
 
 }  // namespace euromodal

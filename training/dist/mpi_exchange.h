@@ -29,7 +29,9 @@ struct MpiExchangePlan {
   int64_t sequence = 0;   // number of the operation on its communicator
   bool sum = false, gather = false;
   ScatterSum scatter;
-  char* gathered = nullptr;
+  char* gathered = nullptr;   // in place: this rank's slice is there
+  const char* own = nullptr;  // instead of the slice in `gathered`
+  int root = -1;              // only this rank gathers; -1: all
   Slices gathered_bytes;
 };
 

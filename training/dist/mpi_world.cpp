@@ -45,6 +45,7 @@ class MpiWorld final : public Collectives {
   std::unique_ptr<Pending> start_all_reduce_sum(float* data, int64_t count) override;
   std::unique_ptr<Pending> start_reduce_scatter_sum(const ScatterSum& sum) override;
   std::unique_ptr<Pending> start_all_gather_slices(void* data, const Slices& bytes) override;
+  void gather_slices(const void* own, const Slices& bytes, void* whole, int root) override;
   void all_reduce_sum(double* data, int64_t count) override {
     reduce(data, count, {"all_reduce_sum of {} f64", MPI_DOUBLE, sizeof(double), MPI_SUM});
   }
@@ -232,6 +233,18 @@ std::unique_ptr<Pending> MpiWorld::start_all_gather_slices(void* data, const Sli
   plan.gathered = static_cast<char*>(data);
   plan.gathered_bytes = bytes;
   return exchange(std::move(plan));
+}
+
+void MpiWorld::gather_slices(const void* own, const Slices& bytes, void* whole, int root) {
+  check_slices(bytes, "gather_slices");
+  MpiExchangePlan plan;
+  plan.operation = fmt::format("gather_slices of {} bytes to rank {}", bytes.back(), root);
+  plan.gather = true;
+  plan.gathered = static_cast<char*>(whole);
+  plan.own = static_cast<const char*>(own);
+  plan.root = root;
+  plan.gathered_bytes = bytes;
+  exchange(std::move(plan))->wait();
 }
 
 void MpiWorld::broadcast(void* data, int64_t bytes, int root) {

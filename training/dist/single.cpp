@@ -1,5 +1,6 @@
 // single.cpp — the world of one rank: every collective is the identity, ordered_sum adds locally.
 #include <algorithm>
+#include <cstring>
 
 #include "training/dist/collectives.h"
 #include "training/dist/part_sum.h"
@@ -41,6 +42,12 @@ class SingleWorld final : public Collectives {
     if (sum.ranks != 0) addends.push_back(sum.data);
     sum_parts(addends, sum.slices[1], sum.out);
     return std::make_unique<SingleDone>();
+  }
+  void gather_slices(const void* own, const Slices& bytes, void* whole, int root) override {
+    check<DistError>(root == 0 && bytes.size() == 2,
+                     "gather_slices: root {}, {} offsets of slices in a world of 1 rank", root,
+                     bytes.size());
+    if (bytes[1] > 0) std::memmove(whole, own, static_cast<size_t>(bytes[1]));
   }
   std::unique_ptr<Pending> start_all_gather_slices(void* /*data*/,
                                                    const Slices& /*bytes*/) override {

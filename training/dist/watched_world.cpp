@@ -86,6 +86,12 @@ class WatchedGroup : public Collectives {
     return start({.operation = "all_gather_slices", .count = count, .dtype = "u8"},
                  [&] { return inner_->start_all_gather_slices(data, bytes); });
   }
+  void gather_slices(const void* own, const Slices& bytes, void* whole, int root) override {
+    const int64_t count = bytes.empty() ? 0 : bytes.back();
+    watch(
+        {.operation = fmt::format("gather_slices to rank {}", root), .count = count, .dtype = "u8"},
+        [&] { inner_->gather_slices(own, bytes, whole, root); });
+  }
   std::vector<char> all_gather(const void* data, int64_t bytes) override {
     std::vector<char> out;
     watch({.operation = "all_gather", .count = -1, .dtype = "u8"},

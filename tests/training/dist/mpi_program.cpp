@@ -101,6 +101,11 @@ void mpi_test_slices(Collectives& world, int64_t count) {
     world.all_gather_slices(data.data(), bytes);
     const auto expected = mpi_test_rank_sum(all, n, nullptr, count);
     check<DistError>(data == expected, "sum and gathering of {} in place", count);
+    for (int root = 0; root < n; ++root) {
+      std::vector<float> whole(rank == root ? count : 0, 0.0F);
+      world.gather_slices(data.data() + begin, bytes, whole.data(), root);
+      if (rank == root) check<DistError>(whole == expected, "gathering of {} to one", count);
+    }
     data = all[rank];
     world.all_reduce_sum(data.data(), count);
     check<DistError>(data == expected, "all_reduce_sum of {} is not in order of ranks", count);

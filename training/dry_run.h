@@ -1,0 +1,19 @@
+// dry_run.h — two steps of a run as one rank of many, without the others (dist/counting.h): what it
+// sends and what it holds, before a cluster is asked for. Writes nothing.
+#pragma once
+#include "core/config.h"
+#include "core/json.h"
+
+namespace euromodal {
+
+/// As rank 0 of `ranks`, which has the most parts of a batch:
+///   ranks, steps, samples_per_step     of the run
+///   samples, tokens                    of this rank in the two steps
+///   parameters, trainable              numbers
+///   bytes: {parameters, master, gradients, optimizer}   held by this rank; gradients: at most;
+///                                      master: beside the parameters, where those are not fp32
+///   sent: {"step 0": {operation: {calls, bytes}}, "step 1": ...}
+/// Steps count alike but for the first, which also learns the order of the buckets.
+Json dry_run(const Config& config, int ranks);
+
+}  // namespace euromodal
