@@ -10,6 +10,8 @@
 #include "backbone/kernels/ops.h"
 #include "backbone/llama_block.h"
 #include "backbone/llama_prefixed.h"
+#include "backbone/lora.h"
+#include "backbone/peft_folder.h"
 #include "core/files.h"
 
 namespace euromodal {
@@ -32,6 +34,7 @@ struct Llama::Impl {
   LlamaConfig config;
   at::Tensor embedding_VD, head_VD, norm_D;
   std::vector<LlamaBlock> blocks;
+  std::vector<Linear> linears;
   Checkpointing checkpointing;
   std::shared_ptr<BlockHooks> hooks;
   std::mutex mutex;  // guards table, which grows on demand
@@ -85,6 +88,9 @@ Llama::Llama(const LlamaConfig& config, const WeightScope& weights)
   for (int64_t i = 0; i < config.num_layers; ++i)
     impl_->blocks.push_back(
         LlamaBlock::take(model.scope(fmt::format("layers.{}.", i)), impl_->config));
+  for (const LlamaBlock& block : impl_->blocks) {
+    for (const Linear* linear : block.linears()) impl_->linears.push_back(*linear);
+  }
   impl_->norm_D = model.take("norm.weight", {D}, Init::ones());
   if (config.tie_embeddings) {
     weights.ignore("lm_head.weight");
@@ -101,6 +107,7 @@ Llama& Llama::operator=(Llama&&) noexcept = default;
 void Llama::set_checkpointing(Checkpointing checkpointing) { impl_->checkpointing = checkpointing; }
 void Llama::set_block_hooks(std::shared_ptr<BlockHooks> hooks) { impl_->hooks = std::move(hooks); }
 const LlamaConfig& Llama::config() const { return impl_->config; }
+const std::vector<Linear>& Llama::linears() const { return impl_->linears; }
 const at::Tensor& Llama::embedding_VD() const { return impl_->embedding_VD; }
 const at::Tensor& Llama::head_VD() const { return impl_->head_VD; }
 at::ScalarType Llama::dtype() const { return impl_->embedding_VD.scalar_type(); }
@@ -119,19 +126,23 @@ at::Tensor Llama::embed(const at::Tensor& ids_T, const Segments& rows) const {
   return embedding(impl_->embedding_VD, ids_T, rows);
 }
 
-at::Tensor Llama::forward(const at::Tensor& emb_TD, const Segments& rows) const {
-  const auto pass = std::make_shared<LlamaPass>(impl_->shared(emb_TD, rows));
+at::Tensor Llama::forward(const at::Tensor& emb_TD, const Segments& rows,
+                          const DropoutKeys& dropout) const {
+  LlamaPassShared shared = impl_->shared(emb_TD, rows);
+  shared.dropout = dropout;
+  const auto pass = std::make_shared<LlamaPass>(std::move(shared));
   return impl_->finish(impl_->run(pass, {0, impl_->config.num_layers}, emb_TD), rows);
 }
 
 at::Tensor Llama::forward(const at::Tensor& emb_TD, const Segments& rows,
-                          const std::vector<ConstantPrefix>& prefixes, PrefixCache& cache) const {
-  const LlamaPassShared whole = impl_->shared(emb_TD, rows);
+                          const std::vector<ConstantPrefix>& prefixes, PrefixCache& cache,
+                          const DropoutKeys& dropout) const {
+  LlamaPassShared whole = impl_->shared(emb_TD, rows);
   check(static_cast<int64_t>(prefixes.size()) == rows.count(),
         "Llama::forward: {} prefixes for {} samples", prefixes.size(), rows.count());
   const int64_t frozen = impl_->frozen_blocks(), layers = impl_->config.num_layers;
   cache.set_blocks(frozen);
-  if (frozen == 0) return forward(emb_TD, rows);
+  if (frozen == 0) return forward(emb_TD, rows, dropout);
 
   std::vector<at::Tensor> x, positions;
   std::vector<int64_t> lengths;
@@ -159,6 +170,7 @@ at::Tensor Llama::forward(const at::Tensor& emb_TD, const Segments& rows,
     all.push_back(x_RD.narrow(0, begin, rest));
     begin += rest;
   }
+  whole.dropout = dropout;  // only now: what is frozen drops nothing
   return impl_->finish(
       impl_->run(std::make_shared<LlamaPass>(whole), {frozen, layers}, at::cat(all)), rows);
 }
@@ -196,6 +208,7 @@ TextModel load_text_model(const fs::path& dir, std::optional<at::ScalarType> dty
   out.llama = std::make_unique<Llama>(out.config, weights.scope());
   weights.finish();
   out.parameters = weights.taken();
+  if (fs::exists(dir / kBackboneLora)) load_peft(dir / kBackboneLora, out.llama->linears());
   return out;
 }
 

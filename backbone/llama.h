@@ -13,6 +13,7 @@
 #include "backbone/llama_config.h"
 #include "backbone/nn/block_hooks.h"
 #include "backbone/nn/checkpointing.h"
+#include "backbone/nn/linear.h"
 #include "backbone/prefix_cache.h"
 #include "backbone/weights/weights.h"
 
@@ -37,14 +38,17 @@ class Llama {
   at::Tensor embed(const at::Tensor& ids_T, const Segments& rows) const;
   /// Packed samples, positions restart in each: emb_TD [T, D] -> final-norm hidden rows [T, D].
   /// Differentiable.
-  at::Tensor forward(const at::Tensor& emb_TD, const Segments& rows) const;
+  /// `dropout`: in training, for the LoRA of its linears.
+  at::Tensor forward(const at::Tensor& emb_TD, const Segments& rows,
+                     const DropoutKeys& dropout = {}) const;
   /// The same, where the first rows of each sample are constants (one entry per sample, 0 rows for
   /// none). As far up as nothing trains they have no graph and cost no backward pass, and what
   /// `cache` has of them is not computed at all. A prefix has its own matrix products: sums may
   /// differ in their last bits from the form above, but not with what the cache holds, nor, with
   /// rows.per_sample, with how samples are packed.
   at::Tensor forward(const at::Tensor& emb_TD, const Segments& rows,
-                     const std::vector<ConstantPrefix>& prefixes, PrefixCache& cache) const;
+                     const std::vector<ConstantPrefix>& prefixes, PrefixCache& cache,
+                     const DropoutKeys& dropout = {}) const;
   /// The next T positions of one sequence, over its cache; no gradient. -> [T, D] after the final
   /// norm.
   at::Tensor forward_cached(const at::Tensor& emb_TD, KvCache& cache) const;
@@ -52,6 +56,8 @@ class Llama {
   at::Tensor logits(const at::Tensor& hidden_RD) const;
   const at::Tensor& embedding_VD() const;
   const at::Tensor& head_VD() const;  // the embedding itself when tied
+  /// The linears of all blocks in order: q, k, v, o, gate, up and down of each (not the head).
+  const std::vector<Linear>& linears() const;
   KvCache make_cache() const;
   at::ScalarType dtype() const;
 
@@ -61,7 +67,8 @@ class Llama {
 };
 
 /// A text model folder: config.json + safetensors, loaded strictly. `dtype` as --dtype (undefined =
-/// what the contract says: f32 files in f32, else the file's).
+/// what the contract says: f32 files in f32, else the file's). A LoRA that the folder holds
+/// (lora.h) is put on its linears; it is not among `parameters`.
 struct TextModel {
   LlamaConfig config;
   std::unique_ptr<Llama> llama;

@@ -11,28 +11,19 @@ namespace euromodal {
 
 namespace {
 
-LlamaLinear llama_linear(const WeightScope& w, int64_t out, int64_t in, bool bias,
-                         bool zero = false) {
-  LlamaLinear made;
-  made.weight_OI =
-      w.take("weight", {out, in},
-             zero ? Init::zeros() : Init::normal(1.0 / std::sqrt(static_cast<double>(in))));
-  if (bias) made.bias_O = w.take("bias", {out}, Init::zeros());
-  return made;
+Linear llama_linear(const WeightScope& layer, const std::string& name, int64_t out, int64_t in,
+                    bool bias, bool zero = false) {
+  const at::Tensor weight_OI =
+      layer.take(name + ".weight", {out, in},
+                 zero ? Init::zeros() : Init::normal(1.0 / std::sqrt(static_cast<double>(in))));
+  const at::Tensor bias_O = bias ? layer.take(name + ".bias", {out}, Init::zeros()) : at::Tensor();
+  return {layer.prefix() + name, weight_OI, bias_O};
 }
 
 }  // namespace
 
-at::Tensor LlamaLinear::operator()(const at::Tensor& x_TI, const Segments& rows) const {
-  return linear(x_TI, weight_OI, bias_O, rows);
-}
-
-bool LlamaLinear::trains() const {
-  return weight_OI.requires_grad() || (bias_O.defined() && bias_O.requires_grad());
-}
-
 bool LlamaBlock::trains() const {
-  for (const LlamaLinear* linear : {&q, &k, &v, &o, &gate, &up, &down})
+  for (const Linear* linear : linears())
     if (linear->trains()) return true;
   return input_norm_D.requires_grad() || post_norm_D.requires_grad();
 }
@@ -42,14 +33,14 @@ LlamaBlock LlamaBlock::take(const WeightScope& w, const LlamaConfig& config) {
   const int64_t Q = config.num_heads * config.head_dim, KV = config.num_kv_heads * config.head_dim;
   LlamaBlock b;
   b.input_norm_D = w.take("input_layernorm.weight", {D}, Init::ones());
-  b.q = llama_linear(w.scope("self_attn.q_proj."), Q, D, config.attention_bias);
-  b.k = llama_linear(w.scope("self_attn.k_proj."), KV, D, config.attention_bias);
-  b.v = llama_linear(w.scope("self_attn.v_proj."), KV, D, config.attention_bias);
-  b.o = llama_linear(w.scope("self_attn.o_proj."), D, Q, config.attention_bias, /*zero=*/true);
+  b.q = llama_linear(w, "self_attn.q_proj", Q, D, config.attention_bias);
+  b.k = llama_linear(w, "self_attn.k_proj", KV, D, config.attention_bias);
+  b.v = llama_linear(w, "self_attn.v_proj", KV, D, config.attention_bias);
+  b.o = llama_linear(w, "self_attn.o_proj", D, Q, config.attention_bias, /*zero=*/true);
   b.post_norm_D = w.take("post_attention_layernorm.weight", {D}, Init::ones());
-  b.gate = llama_linear(w.scope("mlp.gate_proj."), F, D, config.mlp_bias);
-  b.up = llama_linear(w.scope("mlp.up_proj."), F, D, config.mlp_bias);
-  b.down = llama_linear(w.scope("mlp.down_proj."), D, F, config.mlp_bias, /*zero=*/true);
+  b.gate = llama_linear(w, "mlp.gate_proj", F, D, config.mlp_bias);
+  b.up = llama_linear(w, "mlp.up_proj", F, D, config.mlp_bias);
+  b.down = llama_linear(w, "mlp.down_proj", D, F, config.mlp_bias, /*zero=*/true);
   w.ignore("self_attn.rotary_emb.inv_freq");  // files of transformers before 4.31 hold it; it
                                               // follows from the config
   return b;
@@ -69,10 +60,10 @@ at::Tensor LlamaPass::attend(int64_t block, const at::Tensor& x_TD) const {
   const Segments& rows = shared_.rows;
   const int64_t T = x_TD.size(0), H = c.num_heads, K = c.num_kv_heads, N = c.head_dim;
   const at::Tensor h_TD = rms_norm(x_TD, b.input_norm_D, c.rms_norm_eps, rows);
-  const Heads heads{rope(b.q(h_TD, rows).view({T, H, N}), shared_.table, shared_.positions_T),
-                    rope(b.k(h_TD, rows).view({T, K, N}), shared_.table, shared_.positions_T),
-                    b.v(h_TD, rows).view({T, K, N})};
-  return x_TD + b.o(mix(block, heads).reshape({T, H * N}), rows);
+  const Heads heads{rope(apply(b.q, h_TD).view({T, H, N}), shared_.table, shared_.positions_T),
+                    rope(apply(b.k, h_TD).view({T, K, N}), shared_.table, shared_.positions_T),
+                    apply(b.v, h_TD).view({T, K, N})};
+  return x_TD + apply(b.o, mix(block, heads).reshape({T, H * N}));
 }
 
 at::Tensor LlamaPass::mix(int64_t /*block*/, const Heads& heads) const {
@@ -88,12 +79,12 @@ at::Tensor LlamaPass::inner(int64_t block, const at::Tensor& mid_TD) const {
   const LlamaBlock& b = at(block);
   const at::Tensor m_TD =
       rms_norm(mid_TD, b.post_norm_D, shared_.config.rms_norm_eps, shared_.rows);
-  return swiglu(b.gate(m_TD, shared_.rows), b.up(m_TD, shared_.rows));
+  return swiglu(apply(b.gate, m_TD), apply(b.up, m_TD));
 }
 
 at::Tensor LlamaPass::outer(int64_t block, const at::Tensor& mid_TD,
                             const at::Tensor& inner_TF) const {
-  return mid_TD + at(block).down(inner_TF, shared_.rows);
+  return mid_TD + apply(at(block).down, inner_TF);
 }
 
 LlamaCachedPass::LlamaCachedPass(LlamaPassShared shared, KvCache& cache)

@@ -2,6 +2,7 @@
 // and over a cache. Reference: transformers 5.23 LlamaDecoderLayer. T packed rows, D width, H query
 // heads, K key/value heads, N head width, F feed-forward width.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -12,22 +13,18 @@
 #include "backbone/kv_cache.h"
 #include "backbone/llama_config.h"
 #include "backbone/nn/block_stack.h"
+#include "backbone/nn/linear.h"
 #include "backbone/weights/weights.h"
 
 namespace euromodal {
 
-struct LlamaLinear {
-  at::Tensor weight_OI, bias_O;
-  at::Tensor operator()(const at::Tensor& x_TI, const Segments& rows) const;
-  bool trains() const;  // has a parameter that requires grad
-};
-
 struct LlamaBlock {
   at::Tensor input_norm_D, post_norm_D;
-  LlamaLinear q, k, v, o, gate, up, down;
+  Linear q, k, v, o, gate, up, down;
   /// Takes the tensors below "layers.N.". Drawn: variance 1/fan_in; what writes into the residual
   /// stream starts at zero, so that a fresh model is the identity on its embeddings.
   static LlamaBlock take(const WeightScope& weights, const LlamaConfig& config);
+  std::array<const Linear*, 7> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
   bool trains() const;
 };
 
@@ -38,6 +35,7 @@ struct LlamaPassShared {
   RopeTable table;
   at::Tensor positions_T;  // [T] i64
   Segments rows;
+  DropoutKeys dropout = {};
 };
 
 /// Packed samples, causal inside each. Differentiable.
@@ -61,6 +59,9 @@ class LlamaPass : public StackPass {
 
  private:
   const LlamaBlock& at(int64_t block) const;
+  at::Tensor apply(const Linear& linear, const at::Tensor& x_TI) const {
+    return linear(x_TI, shared_.rows, shared_.dropout);
+  }
   LlamaPassShared shared_;
   double scale_;  // 1 / sqrt(N)
 };

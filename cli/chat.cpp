@@ -15,6 +15,7 @@
 
 #include "backbone/device.h"
 #include "backbone/llama.h"
+#include "backbone/lora.h"
 #include "backbone/weights/chat_template.h"
 #include "backbone/weights/tokenizer.h"
 #include "cli/commands.h"
@@ -71,6 +72,7 @@ class ChatModel {
     text_context_.tokenizer = Tokenizer::load(dir);
     text_context_.chat = ChatTemplate::load(dir);
     text_ = load_text_model(dir, flags.dtype);
+    merge_lora(text_.llama->linears());
     move_parameters(text_.parameters, device_);
   }
 

@@ -11,6 +11,8 @@
 
 #include "backbone/device.h"
 #include "backbone/llama.h"
+#include "backbone/lora.h"
+#include "backbone/peft_folder.h"
 #include "backbone/weights/tokenizer.h"
 #include "cli/commands.h"
 #include "cli/generation_flags.h"
@@ -55,11 +57,12 @@ bool has_tokenizer(const std::filesystem::path& dir) {
 int run_generate(int argc, char** argv) {
   Options parser("generate", "text completion of a prompt by a text model");
   GenerationFlags flags;
-  std::string model, prompt, token_list;
+  std::string model, prompt, token_list, lora;
   parser.text("--model", &model, "DIR", "model folder", /*required=*/true);
   parser.text("--prompt", &prompt, "TEXT",
               "text to go on with; special tokens in it are recognised");
   parser.text("--tokens", &token_list, "1,2,3", "token ids to go on with");
+  parser.text("--lora", &lora, "DIR", "PEFT folder of a LoRA, merged into the weights");
   flags.declare(parser);
   flags.declare_output(parser);
   if (!parser.parse(argc, argv)) return 0;
@@ -81,6 +84,11 @@ int run_generate(int argc, char** argv) {
 
   const auto start = std::chrono::steady_clock::now();
   const TextModel text_model = load_text_model(model, flags.dtype);
+  merge_lora(text_model.llama->linears());  // one that the model's folder holds
+  if (parser.given("--lora")) {
+    load_peft(lora, text_model.llama->linears());
+    merge_lora(text_model.llama->linears());
+  }
   move_parameters(text_model.parameters, flags.device);
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
   flags.options.stop_ids = config.eos_ids;

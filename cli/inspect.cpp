@@ -1,4 +1,4 @@
-// inspect.cpp — `euromodal inspect PATH`: what a model folder, encoder, safetensors file,
+// inspect.cpp — `euromodal inspect PATH`: what a model folder, encoder, LoRA, safetensors file,
 // checkpoint, run, flight record, shard, data set or config holds. Headers and JSON only: weights
 // are neither read nor loaded.
 #include <cstdio>
@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 
 #include "backbone/llama_config.h"
+#include "backbone/peft_folder.h"
 #include "backbone/weights/safetensors.h"
 #include "backbone/weights/tokenizer.h"
 #include "cli/commands.h"
@@ -55,6 +56,19 @@ Json inspect_safetensors(const fs::path& file) {
   return out;
 }
 
+/// A PEFT folder: what it is put on, and its tensors.
+Json inspect_lora(const fs::path& dir) {
+  const Json config = read_json(dir / "adapter_config.json");
+  Json out = {{"kind", "LoRA (PEFT)"}};
+  for (const char* key : {"peft_type", "r", "lora_alpha", "use_rslora", "lora_dropout",
+                          "target_modules", "rank_pattern", "alpha_pattern"}) {
+    if (config.contains(key)) out[key] = config[key];
+  }
+  if (fs::exists(dir / "adapter_model.safetensors"))
+    out["weights"] = inspect_tensors(SafetensorsFile(dir / "adapter_model.safetensors").infos());
+  return out;
+}
+
 Json inspect_text_model(const fs::path& dir) {
   const LlamaConfig c = LlamaConfig::load(dir);
   Json out = {{"kind", MultimodalModel::is_folder(dir) ? "coupled model" : "text model"},
@@ -75,6 +89,10 @@ Json inspect_text_model(const fs::path& dir) {
   if (MultimodalModel::is_folder(dir)) {
     out["coupling"] = read_text(dir / "multimodal.yaml");
     out["adapters"] = inspect_tensors(SafetensorsFile(dir / "adapters.safetensors").infos());
+  }
+  for (const char* part : {"backbone", "encoder_image", "encoder_audio", "encoder_video"}) {
+    const fs::path lora = dir / (std::string("lora_") + part);
+    if (is_peft_folder(lora)) out[std::string("lora_") + part] = inspect_lora(lora);
   }
   if (fs::exists(dir / "model.safetensors") || fs::exists(dir / "model.safetensors.index.json"))
     out["weights"] = inspect_tensors(list_model_tensors(dir));
@@ -197,14 +215,16 @@ Json inspect_path(const fs::path& path) {
   }
   if (fs::exists(path / "config.json")) return inspect_model(path);
   if (is_flight_folder(path)) return flight_report(path);
+  if (is_peft_folder(path)) return inspect_lora(path);
   if (fs::exists(path / "state.json")) return inspect_checkpoint(path);
   if (fs::exists(path / "config.yaml")) return inspect_run(path);
   if (fs::exists(path / "index.json")) return inspect_shards(path / "index.json");
   if (fs::exists(path / "tokenizer.json") || fs::exists(path / "tokenizer.model"))
     return {{"kind", "tokenizer"}, {"entries", Tokenizer::load(path)->size()}};
   throw UsageError(
-      "{}: is no model, encoder, tokenizer, checkpoint, run, flight or shard folder (none of "
-      "config.json, tokenizer.json, state.json, config.yaml, rank-N.json, index.json is in it)",
+      "{}: is no model, encoder, LoRA, tokenizer, checkpoint, run, flight or shard folder (none of "
+      "config.json, adapter_config.json, tokenizer.json, state.json, config.yaml, rank-N.json, "
+      "index.json is in it)",
       path.string());
 }
 

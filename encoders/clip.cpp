@@ -31,7 +31,7 @@ class ClipEncoder final : public VitEncoder {
   }
 
   Features forward(const std::vector<EncoderInput>& inputs, const FeatureSelect& select,
-                   bool per_item) const override {
+                   bool per_item, const DropoutKeys& dropout) const override {
     Features out;
     int64_t count = 0;
     for (const EncoderInput& input : inputs) {
@@ -47,7 +47,7 @@ class ClipEncoder final : public VitEncoder {
                       repeat_rows(positions_PD_, count, per_item);
     x_TD = pre_norm_(x_TD, rows);
     const int64_t blocks = select_blocks(select, config_.layers);
-    for (int64_t i = 0; i < blocks; ++i) x_TD = blocks_[i].forward(x_TD, rows);
+    for (int64_t i = 0; i < blocks; ++i) x_TD = blocks_[i].forward(x_TD, rows, dropout);
     const at::Tensor x_NPD = x_TD.view({count, length, d});
     if (select.kind == FeatureSelect::Kind::kPooled) {
       out.rows_LE = post_norm_(x_NPD.select(1, 0).contiguous(), image_segments(count, 1, per_item));

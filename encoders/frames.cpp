@@ -44,10 +44,14 @@ class FramesEncoder final : public Encoder {
     return image_->layout(input, select);
   }
   Features forward(const std::vector<EncoderInput>& inputs, const FeatureSelect& select,
-                   bool per_item) const override {
-    return image_->forward(inputs, select, per_item);
+                   bool per_item, const DropoutKeys& dropout) const override {
+    return image_->forward(inputs, select, per_item, dropout);
+  }
+  std::string settings() const override {
+    return fmt::format("frames={} {}", num_frames_, image_->settings());
   }
   const std::vector<NamedTensor>& parameters() const override { return image_->parameters(); }
+  std::vector<Linear> linears() const override { return image_->linears(); }
   void save(const std::filesystem::path& dir) const override { image_->save(dir); }
 
  private:

@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 
+#include "backbone/kernels/linear/linear.h"
 #include "encoders/feature_select.h"
 #include "encoders/vit_encoder.h"
 
@@ -30,19 +31,19 @@ class SiglipPooling {
     probe_11D_ = weights.take("probe", {1, 1, d}, Init::normal(std));
     in_weight_ = weights.take("attention.in_proj_weight", {3 * d, d}, Init::normal(std));
     in_bias_ = weights.take("attention.in_proj_bias", {3 * d}, Init::zeros());
-    out_ = DenseLayer::take(weights, "attention.out_proj", {.in = d, .out = d});
+    out_ = take_linear(weights, "attention.out_proj", {.in = d, .out = d});
     norm_ = NormLayer::take(weights, "layernorm", d, config.eps);
-    fc1_ = DenseLayer::take(weights, "mlp.fc1", {.in = d, .out = config.ffn});
-    fc2_ = DenseLayer::take(weights, "mlp.fc2", {.in = config.ffn, .out = d});
+    fc1_ = take_linear(weights, "mlp.fc1", {.in = d, .out = config.ffn});
+    fc2_ = take_linear(weights, "mlp.fc2", {.in = config.ffn, .out = d});
   }
 
   /// x_TD: N images of P rows; probe_ND: the query once per image -> [N, D].
   at::Tensor forward(const at::Tensor& x_TD, const at::Tensor& probe_ND, const Segments& rows,
-                     const Segments& singles) const {
+                     const Segments& singles, const DropoutKeys& dropout) const {
     const auto project = [&](int64_t part, const at::Tensor& x, const Segments& segments) {
       const int64_t d = config_.width;
-      const DenseLayer layer{in_weight_.narrow(0, part * d, d), in_bias_.narrow(0, part * d, d)};
-      return layer(x, segments);
+      return linear(x, in_weight_.narrow(0, part * d, d), in_bias_.narrow(0, part * d, d),
+                    segments);
     };
     const at::Tensor q_ND = project(0, probe_ND, singles);
     const at::Tensor k_TD = project(1, x_TD, rows), v_TD = project(2, x_TD, rows);
@@ -58,10 +59,13 @@ class SiglipPooling {
     }
     const at::Tensor y_ND = out_(mixed_ND, singles);
     const at::Tensor inner_NF =
-        activate(fc1_(norm_(y_ND, singles), singles), config_.activation, singles);
-    return y_ND + fc2_(inner_NF, singles);
+        activate(fc1_(norm_(y_ND, singles), singles, dropout), config_.activation, singles);
+    return y_ND + fc2_(inner_NF, singles, dropout);
   }
 
+  /// Of the MLP; the projections of its attention are parameters of torch's MultiheadAttention and
+  /// no linears of their own.
+  std::vector<Linear> linears() const { return {fc1_, fc2_}; }
   at::Tensor probe_1D() const { return probe_11D_.view({1, -1}); }
 
  private:
@@ -79,7 +83,7 @@ class SiglipPooling {
 
   VitConfig config_{};
   at::Tensor probe_11D_, in_weight_, in_bias_;
-  DenseLayer out_, fc1_, fc2_;
+  Linear out_, fc1_, fc2_;
   NormLayer norm_;
 };
 
@@ -91,12 +95,15 @@ class SiglipEncoder final : public VitEncoder {
     post_norm_ = NormLayer::take(tower, "post_layernorm", config_.width, config_.eps);
     with_head_ =
         JsonView(tower_json_, files.what + "/config.json").boolean("vision_use_head", true);
-    if (with_head_) head_ = SiglipPooling(tower.scope("head."), config_);
+    if (with_head_) {
+      head_ = SiglipPooling(tower.scope("head."), config_);
+      for (const Linear& layer : head_.linears()) linears_.push_back(layer);
+    }
     finish(weights);
   }
 
   Features forward(const std::vector<EncoderInput>& inputs, const FeatureSelect& select,
-                   bool per_item) const override {
+                   bool per_item, const DropoutKeys& dropout) const override {
     Features out;
     int64_t count = 0;
     for (const EncoderInput& input : inputs) {
@@ -106,11 +113,12 @@ class SiglipEncoder final : public VitEncoder {
     at::Tensor x_TD = patch_rows(inputs, per_item) + repeat_rows(positions_PD_, count, per_item);
     const Segments rows = image_segments(count, patches(), per_item);
     const int64_t blocks = select_blocks(select, config_.layers);
-    for (int64_t i = 0; i < blocks; ++i) x_TD = blocks_[i].forward(x_TD, rows);
+    for (int64_t i = 0; i < blocks; ++i) x_TD = blocks_[i].forward(x_TD, rows, dropout);
     if (select.kind != FeatureSelect::Kind::kHidden) x_TD = post_norm_(x_TD, rows);
     if (select.kind == FeatureSelect::Kind::kPooled) {
       const Segments singles = image_segments(count, 1, per_item);
-      x_TD = head_.forward(x_TD, repeat_rows(head_.probe_1D(), count, per_item), rows, singles);
+      x_TD = head_.forward(x_TD, repeat_rows(head_.probe_1D(), count, per_item), rows, singles,
+                           dropout);
     }
     out.rows_LE = x_TD;
     return out;

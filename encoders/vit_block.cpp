@@ -41,18 +41,13 @@ at::Tensor activate(const at::Tensor& x_TF, Activation activation, const Segment
   return at::cat(parts);
 }
 
-DenseLayer DenseLayer::take(const WeightScope& weights, const std::string& name,
-                            const Shape& shape) {
+Linear take_linear(const WeightScope& weights, const std::string& name, const LinearShape& shape) {
   const double std = 1.0 / std::sqrt(static_cast<double>(shape.in));
-  DenseLayer out;
-  out.weight_OI = weights.take(name + ".weight", {shape.out, shape.in},
-                               shape.zero ? Init::zeros() : Init::normal(std));
-  if (shape.bias) out.bias_O = weights.take(name + ".bias", {shape.out}, Init::zeros());
-  return out;
-}
-
-at::Tensor DenseLayer::operator()(const at::Tensor& x_TI, const Segments& rows) const {
-  return linear(x_TI, weight_OI, bias_O, rows);
+  const at::Tensor weight_OI = weights.take(name + ".weight", {shape.out, shape.in},
+                                            shape.zero ? Init::zeros() : Init::normal(std));
+  const at::Tensor bias_O =
+      shape.bias ? weights.take(name + ".bias", {shape.out}, Init::zeros()) : at::Tensor();
+  return {weights.prefix() + name, weight_OI, bias_O};
 }
 
 NormLayer NormLayer::take(const WeightScope& weights, const std::string& name, int64_t width,
@@ -70,20 +65,21 @@ EncoderBlock::EncoderBlock(const WeightScope& weights, const BlockShape& shape,
     : shape_(shape) {
   const int64_t d = shape.width;
   norm1_ = NormLayer::take(weights, names.norm1, d, shape.eps);
-  q_ = DenseLayer::take(weights, "self_attn.q_proj", {.in = d, .out = d});
-  k_ = DenseLayer::take(weights, "self_attn.k_proj", {.in = d, .out = d, .bias = names.key_bias});
-  v_ = DenseLayer::take(weights, "self_attn.v_proj", {.in = d, .out = d});
-  out_ = DenseLayer::take(weights, "self_attn.out_proj", {.in = d, .out = d, .zero = true});
+  q_ = take_linear(weights, "self_attn.q_proj", {.in = d, .out = d});
+  k_ = take_linear(weights, "self_attn.k_proj", {.in = d, .out = d, .bias = names.key_bias});
+  v_ = take_linear(weights, "self_attn.v_proj", {.in = d, .out = d});
+  out_ = take_linear(weights, "self_attn.out_proj", {.in = d, .out = d, .zero = true});
   norm2_ = NormLayer::take(weights, names.norm2, d, shape.eps);
-  fc1_ = DenseLayer::take(weights, names.fc1, {.in = d, .out = shape.ffn});
-  fc2_ = DenseLayer::take(weights, names.fc2, {.in = shape.ffn, .out = d, .zero = true});
+  fc1_ = take_linear(weights, names.fc1, {.in = d, .out = shape.ffn});
+  fc2_ = take_linear(weights, names.fc2, {.in = shape.ffn, .out = d, .zero = true});
 }
 
-at::Tensor EncoderBlock::forward(const at::Tensor& x_TD, const Segments& rows) const {
+at::Tensor EncoderBlock::forward(const at::Tensor& x_TD, const Segments& rows,
+                                 const DropoutKeys& dropout) const {
   const int64_t head = shape_.width / shape_.heads;
   const at::Tensor normed_TD = norm1_(x_TD, rows);
-  const auto split = [&](const DenseLayer& layer) {
-    return layer(normed_TD, rows).view({-1, shape_.heads, head});
+  const auto split = [&](const Linear& layer) {
+    return layer(normed_TD, rows, dropout).view({-1, shape_.heads, head});
   };
   const at::Tensor mixed_THN = attention({.q_THN = split(q_),
                                           .k_TKN = split(k_),
@@ -91,9 +87,10 @@ at::Tensor EncoderBlock::forward(const at::Tensor& x_TD, const Segments& rows) c
                                           .causal = false,
                                           .scale = 1.0 / std::sqrt(static_cast<double>(head))},
                                          rows);
-  const at::Tensor mid_TD = x_TD + out_(mixed_THN.reshape({-1, shape_.width}), rows);
-  const at::Tensor inner_TF = activate(fc1_(norm2_(mid_TD, rows), rows), shape_.activation, rows);
-  return mid_TD + fc2_(inner_TF, rows);
+  const at::Tensor mid_TD = x_TD + out_(mixed_THN.reshape({-1, shape_.width}), rows, dropout);
+  const at::Tensor inner_TF =
+      activate(fc1_(norm2_(mid_TD, rows), rows, dropout), shape_.activation, rows);
+  return mid_TD + fc2_(inner_TF, rows, dropout);
 }
 
 }  // namespace euromodal

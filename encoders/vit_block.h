@@ -5,10 +5,12 @@
 #pragma once
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "backbone/kernels/segments.h"
+#include "backbone/nn/linear.h"
 #include "backbone/weights/weights.h"
 
 namespace euromodal {
@@ -20,18 +22,13 @@ Activation parse_activation(const std::string& word, const std::string& where);
 /// differently, and where the tails are depends on the number of elements.
 at::Tensor activate(const at::Tensor& x_TF, Activation activation, const Segments& rows);
 
-/// `NAME.weight` [O, I] and `NAME.bias` [O].
-struct DenseLayer {
-  at::Tensor weight_OI;
-  at::Tensor bias_O;  // undefined: none
-  struct Shape {
-    int64_t in, out;
-    bool bias = true;
-    bool zero = false;  // drawn as zeros: an output projection whose block starts as the identity
-  };
-  static DenseLayer take(const WeightScope& weights, const std::string& name, const Shape& shape);
-  at::Tensor operator()(const at::Tensor& x_TI, const Segments& rows) const;
+struct LinearShape {
+  int64_t in, out;
+  bool bias = true;
+  bool zero = false;  // drawn as zeros: an output projection whose block starts as the identity
 };
+/// `NAME.weight` [O, I] and `NAME.bias` [O].
+Linear take_linear(const WeightScope& weights, const std::string& name, const LinearShape& shape);
 
 /// `NAME.weight` and `NAME.bias` [D].
 struct NormLayer {
@@ -65,12 +62,15 @@ class EncoderBlock {
  public:
   EncoderBlock(const WeightScope& weights, const BlockShape& shape, const BlockNames& names);
   /// x_TD [T, D] -> [T, D].
-  at::Tensor forward(const at::Tensor& x_TD, const Segments& rows) const;
+  at::Tensor forward(const at::Tensor& x_TD, const Segments& rows,
+                     const DropoutKeys& dropout = {}) const;
+  /// q, k, v, out, fc1, fc2.
+  std::vector<Linear> linears() const { return {q_, k_, v_, out_, fc1_, fc2_}; }
 
  private:
   BlockShape shape_;
   NormLayer norm1_, norm2_;
-  DenseLayer q_, k_, v_, out_, fc1_, fc2_;
+  Linear q_, k_, v_, out_, fc1_, fc2_;
 };
 
 }  // namespace euromodal

@@ -115,8 +115,10 @@ WeightScope VitEncoder::take_tower(Weights& weights) {
   positions_PD_ = embeddings.take("position_embedding.weight", {patches() + family_.prefix, d},
                                   Init::normal(0.02));
   const BlockShape shape{d, config_.heads, config_.ffn, config_.eps, config_.activation};
-  for (int64_t i = 0; i < config_.layers; ++i)
+  for (int64_t i = 0; i < config_.layers; ++i) {
     blocks_.emplace_back(tower.scope(fmt::format("encoder.layers.{}.", i)), shape, kVitBlockNames);
+    for (const Linear& layer : blocks_.back().linears()) linears_.push_back(layer);
+  }
   return tower;
 }
 
@@ -156,6 +158,12 @@ at::Tensor VitEncoder::patch_rows(const std::vector<EncoderInput>& inputs, bool 
                                     .reshape({n * grid * grid, 3 * p * p});
   return linear(patches_TC, patch_OCHW_.reshape({config_.width, -1}), patch_bias_,
                 image_segments(n, grid * grid, per_item));
+}
+
+std::string VitEncoder::settings() const {
+  return fmt::format("{} heads={} eps={} activation={} preprocessor={}", family_.name,
+                     config_.heads, config_.eps, static_cast<int>(config_.activation),
+                     files_.preprocessor.dump());
 }
 
 void VitEncoder::save(const std::filesystem::path& dir) const {

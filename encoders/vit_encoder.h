@@ -37,7 +37,9 @@ class VitEncoder : public Encoder {
   RawMedia read(const MediaSource& source) const override;
   EncoderInput preprocess(const RawMedia& media) const override;
   RowLayout layout(const EncoderInput& input, const FeatureSelect& select) const override;
+  std::string settings() const override;
   const std::vector<NamedTensor>& parameters() const override { return parameters_; }
+  std::vector<Linear> linears() const override { return linears_; }
   void save(const std::filesystem::path& dir) const override;
 
  protected:
@@ -63,6 +65,7 @@ class VitEncoder : public Encoder {
   VitConfig config_{};
   Json tower_json_;  // the tower's own config
   std::vector<EncoderBlock> blocks_;
+  std::vector<Linear> linears_;  // of the blocks, and what the family adds
   at::Tensor positions_PD_;
 
  private:

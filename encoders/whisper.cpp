@@ -141,7 +141,7 @@ class WhisperEncoder final : public Encoder {
   }
 
   Features forward(const std::vector<EncoderInput>& inputs, const FeatureSelect& select,
-                   bool per_item) const override {
+                   bool per_item, const DropoutKeys& dropout) const override {
     Features out;
     std::vector<at::Tensor> mel_parts, position_parts;
     std::vector<int64_t> frames, rows, kept;
@@ -163,13 +163,24 @@ class WhisperEncoder final : public Encoder {
     const at::Tensor mel_FM = at::cat(mel_parts).to(positions_PD_.scalar_type());
     at::Tensor x_TD = subsample(mel_FM, frame_segments, row_segments) + at::cat(position_parts);
     const int64_t blocks = select_blocks(select, config_.layers);
-    for (int64_t i = 0; i < blocks; ++i) x_TD = blocks_[i].forward(x_TD, row_segments);
+    for (int64_t i = 0; i < blocks; ++i) x_TD = blocks_[i].forward(x_TD, row_segments, dropout);
     if (blocks == config_.layers) x_TD = norm_(x_TD, row_segments);  // also of hidden_states[-1]
     out.rows_LE = keep_rows(x_TD, row_segments, kept);
     return out;
   }
 
+  std::string settings() const override {
+    return fmt::format("Whisper heads={} activation={} preprocessor={}", config_.heads,
+                       static_cast<int>(config_.activation), files_.preprocessor.dump());
+  }
   const std::vector<NamedTensor>& parameters() const override { return parameters_; }
+  std::vector<Linear> linears() const override {
+    std::vector<Linear> out;
+    for (const EncoderBlock& block : blocks_) {
+      for (const Linear& layer : block.linears()) out.push_back(layer);
+    }
+    return out;
+  }
 
   void save(const std::filesystem::path& dir) const override {
     std::vector<NamedTensor> tensors = parameters_;

@@ -1,5 +1,7 @@
 // batch.h — packed samples as the model takes them.
 #pragma once
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -7,6 +9,7 @@
 
 #include "backbone/kernels/segments.h"
 #include "encoders/preprocess/preprocess.h"
+#include "multimodal/stored_features.h"
 #include "multimodal/token_plan.h"
 
 namespace euromodal {
@@ -17,11 +20,17 @@ struct Example {
   std::string id;
   int64_t index = -1;  // global index in the data set
   TokenPlan plan;
-  std::vector<Modality> kinds;       // of `inputs`, in order
-  std::vector<EncoderInput> inputs;  // media items in order of the record
+  TokenPlan teacher;  // distillation: the same record with text in place of its media; may be empty
+  std::vector<Modality> kinds;           // of `inputs`, in order
+  std::vector<EncoderInput> inputs;      // media items in order of the record
+  std::vector<StoredFeatures> features;  // one per input, or none at all: rows that were computed
+                                         // before; where they are defined, the input is not used
   std::vector<std::string>
       media_keys;  // one per input: names the bytes (for the feature cache); empty when augmented
   std::vector<int64_t> target;  // classification: {class}; CTC: label ids
+  /// In training: what dropout draws by, another one each time the sample comes. Without: no
+  /// dropout.
+  std::optional<uint64_t> dropout_key;
 };
 
 struct Batch {

@@ -5,13 +5,20 @@
 //   multimodal.yaml                  format, and per kind: placeholder, its id, encoder, adapter
 //   adapters.safetensors             image.linear_1.weight, audio.linear_1.weight, ...
 //   encoder_image/, encoder_audio/   Hugging Face folders
+//   lora_backbone/, lora_encoder_image/, ...   PEFT folders of what LoRA was trained, named by
+//   `lora`
+//                                              of multimodal.yaml; none when merged
 #include "multimodal/model.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <fmt/ranges.h>
 
+#include "backbone/lora.h"
+#include "backbone/peft_folder.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "multimodal/coupled_model.h"
@@ -63,6 +70,17 @@ void model_load_tokenizer(const fs::path& dir, ModelParts& parts) {
   parts.tokenizer_files = model_tokenizer_files(dir);
 }
 
+/// `lora` of a backbone's or an encoder's section, if there is one (backbone/lora.h).
+void model_add_lora(const Config& config, const std::vector<Linear>& linears, uint64_t seed,
+                    const std::string& stream) {
+  if (!config.has("lora")) return;
+  check<ConfigError>(!has_lora(linears),
+                     "{}: the folder has a LoRA already: leave this out to go on with it, or merge "
+                     "it first (folder: DIR, merge_lora: true, steps: 0)",
+                     config.where("lora"));
+  add_lora(linears, LoraConfig::parse(config.child("lora")), seed, stream);
+}
+
 void model_load_backbone(const Config& config, std::optional<at::ScalarType> dtype, uint64_t seed,
                          ModelParts& parts) {
   check<ConfigError>(config.has("model") != config.has("random"),
@@ -73,6 +91,7 @@ void model_load_backbone(const Config& config, std::optional<at::ScalarType> dty
     parts.text = load_text_model(dir, dtype);
     model_load_tokenizer(dir, parts);
     parts.text.llama->set_checkpointing(Checkpointing::parse(config));
+    model_add_lora(config, parts.text.llama->linears(), seed, "backbone");
     return;
   }
   check<ConfigError>(!dtype || *dtype == at::kFloat, "{}: a model from scratch starts in float32",
@@ -83,6 +102,7 @@ void model_load_backbone(const Config& config, std::optional<at::ScalarType> dty
   parts.text = random_text_model(LlamaConfig::from_json({json, file.string()}), seed);
   model_load_tokenizer(random.path("tokenizer"), parts);
   parts.text.llama->set_checkpointing(Checkpointing::parse(config));
+  model_add_lora(config, parts.text.llama->linears(), seed, "backbone");
 }
 
 /// `base`: what relative model paths stand below; nothing: the working directory.
@@ -116,6 +136,10 @@ void model_load_encoder(const Config& config, const EncoderRequest& request, Mod
   } else {
     const fs::path dir = request.base ? *request.base / config.str("model") : config.path("model");
     media.encoder = load_encoder(dir, request.dtype);
+  }
+  if (media.frames == 0) {
+    model_add_lora(config, media.encoder->linears(), request.seed,
+                   fmt::format("encoder.{}", modality_name(request.kind)));
   }
   media.features = config.str("features", image && media.frames > 0 ? image->features : "last");
   media.select = FeatureSelect::parse(media.features);
@@ -158,6 +182,66 @@ void model_load_media(const Config& config, const EncoderRequest& request,
   parts.media[k] = std::move(media);
 }
 
+/// "lora_encoder_image".
+std::string model_lora_folder(Modality kind) {
+  return fmt::format("lora_encoder_{}", modality_name(kind));
+}
+
+/// The LoRA folders that are there must be those that the description names.
+void model_check_lora(const fs::path& dir, const Config& config,
+                      const std::vector<std::string>& named) {
+  std::vector<std::string> possible = {kBackboneLora};
+  for (const Modality kind : kModalities) possible.push_back(model_lora_folder(kind));
+  for (const std::string& name : named) {
+    check<CheckpointError>(
+        std::count(possible.begin(), possible.end(), name) == 1 && is_peft_folder(dir / name),
+        "{}: {} is no LoRA folder of {}", config.where("lora"), name, dir.string());
+  }
+  for (const std::string& name : possible) {
+    check<CheckpointError>(
+        !fs::exists(dir / name) || std::count(named.begin(), named.end(), name) == 1,
+        "{}: {} is there, but `lora` of {} does not name it", dir.string(), name, kDescription);
+  }
+}
+
+ModelParts model_load_folder(const fs::path& dir, std::optional<at::ScalarType> dtype) {
+  check<CheckpointError>(MultimodalModel::is_folder(dir), "{}: no coupled model: {} is missing",
+                         dir.string(), kDescription);
+  const Config config = Config::load(dir / kDescription);
+  const int64_t format = config.i64("format");
+  check<CheckpointError>(format == kFormat, "{}: format {}, this program reads {}",
+                         config.where("format"), format, kFormat);
+  ModelParts parts;
+  parts.text = load_text_model(dir, dtype);
+  model_load_tokenizer(dir, parts);
+  std::vector<std::string> lora;
+  if (config.has("lora")) lora = config.strs("lora");
+  model_check_lora(dir, config, lora);
+
+  const SafetensorsFile file(dir / kAdapters);
+  std::vector<NamedTensor> tensors;
+  for (const TensorInfo& info : file.infos()) tensors.push_back({info.name, file.tensor(info)});
+  Weights weights = Weights::from_tensors(std::move(tensors), parts.text.llama->dtype(),
+                                          (dir / kAdapters).string());
+  const AdapterSource source{weights, /*embedding_rms=*/1.0};  // the gain is in the file
+  for (const Modality kind : kModalities) {
+    if (config.has(modality_name(kind)))
+      model_load_media(config, {kind, dir, dtype.value_or(at::kFloat), /*seed=*/0}, source, parts);
+  }
+  for (const Modality kind : kModalities) {
+    const std::string name = model_lora_folder(kind);
+    if (std::count(lora.begin(), lora.end(), name) == 0) continue;
+    const auto& media = parts.media[static_cast<size_t>(kind)];
+    check<CheckpointError>(media.has_value() && media->frames == 0,
+                           "{}: {} is there, but the model has no such encoder",
+                           config.where("lora"), name);
+    load_peft(dir / name, media->encoder->linears());
+  }
+  weights.finish();
+  config.finish();
+  return parts;
+}
+
 bool model_has_media(const Config& config) {
   bool any = false;
   for (const Modality kind : kModalities) any |= config.has(modality_name(kind));
@@ -179,14 +263,17 @@ std::string model_indent(const std::string& text, const std::string& space) {
 std::unique_ptr<MultimodalModel> MultimodalModel::from_config(const Config& config, uint64_t seed) {
   std::optional<at::ScalarType> dtype;
   if (config.has("dtype")) dtype = parse_dtype(config.str("dtype"));
+  const bool merge = config.boolean("merge_lora", false);
   if (config.has("folder")) {
-    auto model = load(config.path("folder"), dtype);
+    ModelParts parts = model_load_folder(config.path("folder"), dtype);
     if (config.has("backbone"))
-      model->backbone().set_checkpointing(Checkpointing::parse(config.child("backbone")));
+      parts.text.llama->set_checkpointing(Checkpointing::parse(config.child("backbone")));
     config.finish();
-    return model;
+    parts.merge_lora = merge;
+    return std::make_unique<CoupledModel>(std::move(parts));
   }
   ModelParts parts;
+  parts.merge_lora = merge;
   model_load_backbone(config.child("backbone"), dtype, seed, parts);
   if (model_has_media(config)) {
     const at::ScalarType compute = parts.text.llama->dtype();
@@ -206,29 +293,7 @@ bool MultimodalModel::is_folder(const fs::path& dir) { return fs::exists(dir / k
 
 std::unique_ptr<MultimodalModel> MultimodalModel::load(const fs::path& dir,
                                                        std::optional<at::ScalarType> dtype) {
-  check<CheckpointError>(is_folder(dir), "{}: no coupled model: {} is missing", dir.string(),
-                         kDescription);
-  const Config config = Config::load(dir / kDescription);
-  const int64_t format = config.i64("format");
-  check<CheckpointError>(format == kFormat, "{}: format {}, this program reads {}",
-                         config.where("format"), format, kFormat);
-  ModelParts parts;
-  parts.text = load_text_model(dir, dtype);
-  model_load_tokenizer(dir, parts);
-
-  const SafetensorsFile file(dir / kAdapters);
-  std::vector<NamedTensor> tensors;
-  for (const TensorInfo& info : file.infos()) tensors.push_back({info.name, file.tensor(info)});
-  Weights weights = Weights::from_tensors(std::move(tensors), parts.text.llama->dtype(),
-                                          (dir / kAdapters).string());
-  const AdapterSource source{weights, /*embedding_rms=*/1.0};  // the gain is in the file
-  for (const Modality kind : kModalities) {
-    if (config.has(modality_name(kind)))
-      model_load_media(config, {kind, dir, dtype.value_or(at::kFloat), /*seed=*/0}, source, parts);
-  }
-  weights.finish();
-  config.finish();
-  return std::make_unique<CoupledModel>(std::move(parts));
+  return std::make_unique<CoupledModel>(model_load_folder(dir, dtype));
 }
 
 void MultimodalModel::save(const fs::path& dir) const {
@@ -238,7 +303,18 @@ void MultimodalModel::save(const fs::path& dir) const {
 }
 
 void CoupledModel::save_to(const fs::path& dir) const {
-  save_text_model(dir, parts_.text.config, parts_.text.parameters);
+  std::vector<std::string> lora;
+  const auto save_part = [&](const std::vector<Linear>& linears, const std::string& folder,
+                             PeftTask task, const std::function<void()>& save) {
+    std::optional<MergedWeights> merged;
+    if (parts_.merge_lora) merged.emplace(linears);
+    save();
+    if (parts_.merge_lora || !has_lora(linears)) return;
+    save_peft(dir / folder, linears, task);
+    lora.push_back(folder);
+  };
+  save_part(parts_.text.llama->linears(), kBackboneLora, PeftTask::kCausalLm,
+            [&] { save_text_model(dir, parts_.text.config, parts_.text.parameters); });
   for (const auto& [name, content] : parts_.tokenizer_files) write_text_atomic(dir / name, content);
 
   std::string yaml = fmt::format("format: {}\n", kFormat);
@@ -249,7 +325,8 @@ void CoupledModel::save_to(const fs::path& dir) const {
     const std::string name = modality_name(kind);
     std::string encoder = fmt::format("of: image, frames: {}", media->frames);
     if (media->frames == 0) {
-      media->encoder->save(dir / ("encoder_" + name));
+      save_part(media->encoder->linears(), model_lora_folder(kind), PeftTask::kEncoder,
+                [&] { media->encoder->save(dir / ("encoder_" + name)); });
       encoder = "model: encoder_" + name;
     }
     yaml +=
@@ -261,6 +338,7 @@ void CoupledModel::save_to(const fs::path& dir) const {
       adapters.push_back({name + "." + p.name, p.tensor.detach()});
   }
   if (adapters.empty()) return;  // a text model: its folder is a plain Hugging Face folder
+  if (!lora.empty()) yaml += fmt::format("lora: [{}]\n", fmt::join(lora, ", "));
   save_safetensors(dir / kAdapters, adapters);
   write_text_atomic(dir / kDescription, yaml);
 }

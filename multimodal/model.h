@@ -11,6 +11,9 @@
 //   audio: {placeholder: "<audio>", encoder: {...}, adapter: {type: stack_mlp, stack: 4, hidden:
 //   256}} video: {placeholder: "<video>", encoder: {frames: 2, of: image}, adapter: {type: pool,
 //   ...}}
+//   merge_lora: true                           # save W + scale · B A instead of LoRA folders
+//
+// A `lora` map (backbone/lora.h) may stand in `backbone` and in each `encoder`.
 #pragma once
 #include <filesystem>
 #include <functional>
@@ -64,6 +67,10 @@ class MultimodalModel {
   virtual const Encoder& encoder(Modality kind) const = 0;
   /// EXACT tokens that `input` becomes (encoder layout, then adapter).
   virtual int64_t num_tokens(Modality kind, const EncoderInput& input) const = 0;
+  /// The same for feature rows of this layout (computed before).
+  virtual int64_t num_tokens(Modality kind, const RowLayout& layout) const = 0;
+  /// Which features the model takes: those of its encoder as it was when first asked. Thread safe.
+  virtual FeatureIdentity feature_identity(Modality kind) const = 0;
   /// Decode + preprocess one item, for workers (thread safe).
   virtual EncoderInput prepare(Modality kind, const MediaSource& source) const = 0;
 

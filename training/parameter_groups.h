@@ -4,17 +4,14 @@
 #pragma once
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "backbone/weights/weights.h"
 #include "core/config.h"
+#include "core/glob.h"
 #include "training/schedule.h"
 
 namespace euromodal {
-
-/// `*` stands for any run of characters (dots included), `?` for one character.
-bool glob_match(std::string_view pattern, std::string_view name);
 
 /// One entry of `optimizer:`. Rates are the peak; the schedule scales them.
 struct GroupOptions {

@@ -7,31 +7,11 @@
 
 #include "backbone/weights/safetensors_header.h"
 #include "core/error.h"
+#include "core/glob.h"
 #include "core/rng.h"
 
 namespace euromodal {
 namespace {
-
-// Glob with `*` for any run of characters.
-bool weights_glob(std::string_view pattern, std::string_view name) {
-  size_t p = 0, n = 0, star = std::string_view::npos, retry = 0;
-  while (n < name.size()) {
-    if (p < pattern.size() && pattern[p] == '*') {
-      star = p++;
-      retry = n;
-    } else if (p < pattern.size() && pattern[p] == name[n]) {
-      ++p;
-      ++n;
-    } else if (star != std::string_view::npos) {
-      p = star + 1;
-      n = ++retry;
-    } else {
-      return false;
-    }
-  }
-  while (p < pattern.size() && pattern[p] == '*') ++p;
-  return p == pattern.size();
-}
 
 at::Tensor weights_draw(uint64_t seed, const std::string& name, at::IntArrayRef shape, Init init,
                         at::ScalarType dtype) {
@@ -141,7 +121,7 @@ void Weights::finish() const {
   std::string names;
   size_t count = 0;
   for (const auto& [name, tensor] : impl_->stored) {
-    const auto matches = [&name](const std::string& glob) { return weights_glob(glob, name); };
+    const auto matches = [&name](const std::string& glob) { return glob_match(glob, name); };
     if (std::any_of(impl_->ignored.begin(), impl_->ignored.end(), matches)) continue;
     if (count++ < kShown) names += (names.empty() ? "" : ", ") + shown_name(name);
   }

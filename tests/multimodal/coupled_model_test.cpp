@@ -29,8 +29,8 @@ class PixelEncoder final : public Encoder {
   RowLayout layout(const EncoderInput& input, const FeatureSelect&) const override {
     return {.frames = input.x.size(0), .height = input.x.size(2), .width = input.x.size(3)};
   }
-  Features forward(const std::vector<EncoderInput>& inputs, const FeatureSelect& select,
-                   bool) const override {
+  Features forward(const std::vector<EncoderInput>& inputs, const FeatureSelect& select, bool,
+                   const DropoutKeys&) const override {
     Features out;
     std::vector<at::Tensor> rows;
     for (const EncoderInput& input : inputs) {
@@ -42,6 +42,7 @@ class PixelEncoder final : public Encoder {
     out.rows_LE = at::cat(rows);
     return out;
   }
+  std::string settings() const override { return "pixels"; }
   const std::vector<NamedTensor>& parameters() const override { return parameters_; }
   void save(const std::filesystem::path&) const override {}
   mutable int encoded = 0;

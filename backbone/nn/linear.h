@@ -1,0 +1,61 @@
+// linear.h — one linear layer of a model, y = x Wᵀ + b, as a handle: the model that computes with
+// it and whoever lists a model's linears hold the same layer. A low-rank update (LoRA) can be put
+// on it from outside, and merged into it. T packed rows, I inputs, O outputs, R rank.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "backbone/kernels/segments.h"
+
+namespace euromodal {
+
+/// What dropout draws by: one key per segment of the rows. Empty (inference, validation): nothing
+/// is dropped.
+using DropoutKeys = std::vector<uint64_t>;
+
+/// Adds scale() · (x Aᵀ) Bᵀ. Reference: Hu et al. 2021; the scale of rsLoRA is Kalajdzievski 2023.
+struct Lora {
+  at::Tensor a_RI, b_OR;  // of the weight's dtype
+  double alpha = 1.0;
+  bool rslora = false;
+  double dropout = 0.0;  // of the update's input, where there are keys
+
+  int64_t rank() const { return a_RI.size(0); }
+  double scale() const;  // alpha / rank, rsLoRA: alpha / sqrt(rank)
+};
+
+class Linear {
+ public:
+  Linear() = default;  // no layer: only to be assigned to
+  /// `name`: of the module as on disk, without ".weight" ("model.layers.0.self_attn.q_proj").
+  /// weight_OI [O, I], bias_O [O] or undefined.
+  Linear(std::string name, const at::Tensor& weight_OI, const at::Tensor& bias_O);
+
+  /// x_TI [T, I] -> [T, O]; differentiable. Packing: as linear() of backbone/kernels.
+  at::Tensor operator()(const at::Tensor& x_TI, const Segments& rows,
+                        const DropoutKeys& dropout = {}) const;
+
+  const std::string& name() const;
+  const at::Tensor& weight_OI() const;
+  const at::Tensor& bias_O() const;  // undefined: none
+  const Lora* lora() const;          // null: none
+  /// Is any of its tensors trained?
+  bool trains() const;
+
+  /// From now on every copy of the handle computes with it. Error naming the layer when it has one.
+  void set_lora(Lora lora);
+  /// W + scale · B A, summed in f32, rounded to the weight's dtype.
+  at::Tensor merged_weight_OI() const;
+  /// Writes that into the weight and drops the update.
+  void merge_lora();
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;  // shared by all copies
+};
+
+}  // namespace euromodal
