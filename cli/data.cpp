@@ -1,13 +1,16 @@
-// data.cpp — `euromodal data build | index | check`: shards from a JSONL file, the index of a
-// folder of shards, and bad samples of any data set.
+// data.cpp — `euromodal data build | index | encode | check`: shards from a JSONL file, the index
+// of a folder of shards, features in place of media, and bad samples of any data set.
 #include <cstdio>
 #include <string>
 
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "multimodal/model.h"
 #include "training/data/dataset.h"
+#include "training/data/encode_dataset.h"
 
 namespace euromodal::cli {
 namespace {
@@ -16,6 +19,8 @@ constexpr const char* kDataUsage =
     "usage: euromodal data build --records FILE.jsonl --output DIR   tar shards and their index\n"
     "       euromodal data index DIR                                 index of a folder of .tar "
     "shards (WebDataset)\n"
+    "       euromodal data encode --encoder DIR --data PATH --output DIR   features in place of "
+    "media\n"
     "       euromodal data check PATH                                decodes every sample; exit 1 "
     "when any is bad\n"
     "(euromodal data build --help, ...)\n";
@@ -51,6 +56,71 @@ int data_index(int argc, char** argv) {
   return 0;
 }
 
+int data_encode(int argc, char** argv) {
+  EncodeOptions encode;
+  int64_t threads = 0;
+  std::string model, data, output, features = "last", dtype = "float32", store = "float32";
+  std::vector<std::string> encoders;
+  Options options("data encode",
+                  "runs frozen encoders once: writes shards with features in place of media, for "
+                  "training; started again, it goes on where it was stopped");
+  options.text("--model", &model, "DIR", "coupled model: its encoders and the features it takes");
+  options.many("--encoder", &encoders, "DIR...",
+               "or encoder folders, one for each kind of media; other media stay as they are");
+  options.text("--data", &data, "PATH", "folder of shards, index.json or .jsonl file",
+               /*required=*/true);
+  options.text("--output", &output, "DIR", "folder for the shards", /*required=*/true);
+  options.text("--features", &features, "WHICH",
+               "with --encoder: last, pooled, or a hidden state such as -2 (default last)");
+  options.text("--dtype", &dtype, "TYPE",
+               "the encoders compute in float32 or bfloat16, as the training that reads the "
+               "features (default float32)");
+  options.text("--store", &store, "TYPE",
+               "rows in the files: float32, bfloat16 or float16 (default float32)");
+  options.text("--name", &encode.name, "NAME", "shards are called NAME-000000.tar (default shard)");
+  options.i64("--shard-samples", &encode.shard_samples, "samples of a shard (default 1000)", 1,
+              1'000'000'000);
+  options.i64("--threads", &threads,
+              "threads of the encoders (default: all cores); bits are those of a training with as "
+              "many run.threads",
+              1, 4096);
+  options.i64("--max-bad-samples", &encode.max_bad_samples,
+              "bad samples that may be left out (default 0)", 0, 1'000'000'000);
+  if (!options.parse(argc, argv)) return 0;
+  check<UsageError>(model.empty() != encoders.empty(), "expected either --model or --encoder");
+  check<UsageError>(model.empty() || !options.given("--features"),
+                    "--features goes with --encoder; a model says itself what it takes");
+  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+  encode.output = output;
+  encode.store = parse_dtype(store);
+
+  std::unique_ptr<MultimodalModel> whole;
+  std::vector<std::unique_ptr<Encoder>> loaded;
+  std::vector<FeatureSource> sources;
+  if (!model.empty()) {
+    whole = MultimodalModel::load(model, parse_dtype(dtype));
+    for (const Modality kind : {Modality::kImage, Modality::kAudio, Modality::kVideo}) {
+      if (whole->takes(kind))
+        sources.push_back({&whole->encoder(kind), whole->feature_identity(kind)});
+    }
+  }
+  for (const std::string& dir : encoders) {
+    loaded.push_back(load_encoder(dir, parse_dtype(dtype)));
+    for (const FeatureSource& other : sources)
+      check<UsageError>(other.encoder->modality() != loaded.back()->modality(),
+                        "--encoder {}: a second encoder of {}", dir,
+                        modality_name(other.encoder->modality()));
+    sources.push_back({loaded.back().get(), {encoder_identity(*loaded.back()), features}});
+  }
+  const auto samples = Dataset::open(data);
+  const EncodeResult result = encode_dataset(*samples, sources, encode);
+  fmt::print(
+      "{}: {} samples in {} shards ({} of them from an earlier start), {} bad samples left "
+      "out\n",
+      output, result.samples, result.shards, result.kept_shards, result.bad_samples);
+  return 0;
+}
+
 int data_check(int argc, char** argv) {
   std::string path;
   Options options("data check",
@@ -74,12 +144,13 @@ int run_data(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   if (what == "build") return data_build(argc - 1, argv + 1);
   if (what == "index") return data_index(argc - 1, argv + 1);
+  if (what == "encode") return data_encode(argc - 1, argv + 1);
   if (what == "check") return data_check(argc - 1, argv + 1);
   if (what == "--help" || what == "-h") {
     std::fputs(kDataUsage, stdout);
     return 0;
   }
-  throw UsageError("{}; expected build, index or check",
+  throw UsageError("{}; expected build, index, encode or check",
                    what.empty() ? "nothing to do" : "unknown word '" + what + "'");
 }
 

@@ -2,11 +2,10 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include "backbone/weights/safetensors.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "core/files.h"
-#include "encoders/encoder.h"
+#include "multimodal/stored_features.h"
 
 namespace euromodal::cli {
 
@@ -16,8 +15,11 @@ int run_encode(int argc, char** argv) {
   Options options("encode", "feature rows of pictures or sound, as safetensors");
   options.text("--encoder", &dir, "DIR", "encoder folder (config.json, safetensors)", true);
   options.many("--input", &inputs, "MEDIA...", "pictures or sound files, in this order", true);
-  options.text("--output", &output, "FILE",
-               "safetensors file: features.0, features.1, ... [rows, width] f32", true);
+  options.text(
+      "--output", &output, "FILE",
+      "safetensors file: features.0, features.1, ... [rows, width] f32; records may name them "
+      "as FILE#features.0",
+      true);
   options.text("--features", &features, "WHICH",
                "last, pooled, or a hidden state such as -2 (default last)");
   options.text("--dtype", &dtype, "TYPE", "float32, bfloat16 or float16 (default float32)");
@@ -28,15 +30,17 @@ int run_encode(int argc, char** argv) {
                     "--dtype: got {}, expected float32, bfloat16 or float16", dtype);
   const std::unique_ptr<Encoder> encoder = load_encoder(dir, parse_dtype(dtype));
   const c10::NoGradGuard no_grad;
-  std::vector<NamedTensor> rows;
+  std::vector<StoredFeatures> rows;
   for (size_t i = 0; i < inputs.size(); ++i) {
     MediaSource source;
     source.name = inputs[i];
     const EncoderInput input = encoder->preprocess(encoder->read(source));
     const Features result = encoder->forward({input}, select);
-    rows.push_back({fmt::format("features.{}", i), result.rows_LE.to(at::kFloat).contiguous()});
+    rows.push_back({result.rows_LE.to(at::kFloat).contiguous(), result.items.front()});
   }
-  save_safetensors(output, rows);  // complete or absent, and only when every input was encoded
+  // Complete or absent, and only when every input was encoded.
+  const FeatureFile file = feature_file(rows, {encoder_identity(*encoder), features});
+  save_safetensors(output, file.tensors, file.options);
   return 0;
 }
 

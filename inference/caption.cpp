@@ -37,8 +37,7 @@ Example caption_example(const MultimodalModel& model, const std::vector<CaptionM
   plan_prompt(prompt, kinds, std::vector<int64_t>(kinds.size(), 1), use_template,
               model.plan_context());
   std::vector<int64_t> tokens;
-  for (const CaptionMedium& medium : media)
-    tokens.push_back(add_medium(model, medium.kind, medium.source, example));
+  for (const CaptionMedium& medium : media) tokens.push_back(add_medium(model, medium, example));
   example.plan = plan_prompt(prompt, kinds, tokens, use_template, model.plan_context());
   return example;
 }

@@ -11,11 +11,6 @@
 
 namespace euromodal {
 
-struct CaptionMedium {
-  Modality kind;
-  MediaSource source;
-};
-
 /// ConfigError unless `dir` is a coupled model that caption reads: names the file, its model_type
 /// and what is supported.
 void check_captionable(const std::filesystem::path& dir);

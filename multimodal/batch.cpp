@@ -14,6 +14,9 @@ Batch collate(std::vector<Example> examples, bool per_sample) {
           plan.ids.size(), plan.labels.size());
     check(example.kinds.size() == example.inputs.size(), "sample {}: {} kinds but {} inputs",
           example.id, example.kinds.size(), example.inputs.size());
+    check(example.features.empty() || example.features.size() == example.inputs.size(),
+          "sample {}: {} stored features but {} inputs", example.id, example.features.size(),
+          example.inputs.size());
     lengths.push_back(static_cast<int64_t>(plan.ids.size()));
     total += lengths.back();
   }

@@ -51,13 +51,27 @@ Modality record_kind(const Json& value, const std::string& where) {
 }
 
 MediaRef record_media(const Json& json, const std::string& where) {
-  record_only(json, where, {"kind", "uri", "t0_s", "t1_s"});
-  check<DataError>(json.contains("uri"), "{}.uri: missing", where);
-  MediaRef out{.kind = record_kind(json.at("kind"), where + ".kind"),
-               .uri = record_text(json.at("uri"), where + ".uri")};
+  record_only(json, where, {"kind", "uri", "features", "t0_s", "t1_s", "text"});
+  MediaRef out{.kind = record_kind(json.at("kind"), where + ".kind")};
+  if (json.contains("features")) {
+    const std::string text = record_text(json.at("features"), where + ".features");
+    const size_t cut = text.rfind('#');
+    check<DataError>(cut != std::string::npos && cut > 0 && cut + 1 < text.size(),
+                     "{}.features: expected FILE#TENSOR, got '{}'", where, text);
+    check<DataError>(!json.contains("uri") && !json.contains("t0_s") && !json.contains("t1_s"),
+                     "{}: features stand for the whole medium, uri, t0_s and t1_s do not go with "
+                     "them",
+                     where);
+    out.uri = text.substr(0, cut);
+    out.tensor = text.substr(cut + 1);
+  } else {
+    check<DataError>(json.contains("uri"), "{}.uri: missing", where);
+    out.uri = record_text(json.at("uri"), where + ".uri");
+  }
   check<DataError>(!out.uri.empty(), "{}.uri: empty", where);
   if (json.contains("t0_s")) out.t0_s = record_seconds(json.at("t0_s"), where + ".t0_s");
   if (json.contains("t1_s")) out.t1_s = record_seconds(json.at("t1_s"), where + ".t1_s");
+  if (json.contains("text")) out.text = record_text(json.at("text"), where + ".text");
   check<DataError>(out.t0_s >= 0, "{}.t0_s: {} is before the start", where, out.t0_s);
   check<DataError>(!json.contains("t1_s") || out.t1_s > out.t0_s,
                    "{}.t1_s: {} is not after t0_s = {}", where, out.t1_s, out.t0_s);
@@ -129,9 +143,15 @@ Json to_json(const Record& record) {
         parts.push_back(part.text);
         continue;
       }
-      Json media = {{"kind", modality_name(part.media.kind)}, {"uri", part.media.uri}};
+      Json media = {{"kind", modality_name(part.media.kind)}};
+      if (part.media.tensor.empty()) {
+        media["uri"] = part.media.uri;
+      } else {
+        media["features"] = part.media.uri + "#" + part.media.tensor;
+      }
       if (part.media.t0_s != 0.0) media["t0_s"] = part.media.t0_s;
       if (part.media.t1_s >= 0.0) media["t1_s"] = part.media.t1_s;
+      if (!part.media.text.empty()) media["text"] = part.media.text;
       parts.push_back(std::move(media));
     }
     messages.push_back({{"role", message.role}, {"parts", std::move(parts)}});

@@ -4,7 +4,9 @@
 //     {"role": "user", "parts": [{"kind": "image", "uri": "stem.0.jpg"}, "Was ist das?"]},
 //     {"role": "assistant", "parts": ["Apfel"]}]}
 // A part is a string, or {"text": "..."}, or {"kind": "image" | "audio" | "video", "uri": "...",
-// "t0_s": 0.0, "t1_s": 1.5}.
+// "t0_s": 0.0, "t1_s": 1.5, "text": "what is said or shown"}; the text of a medium is what
+// distillation reads in its place. A medium whose features were computed before has "features":
+// "FILE#TENSOR" in place of uri and times (stored_features.h).
 #pragma once
 #include <string>
 #include <vector>
@@ -16,8 +18,10 @@ namespace euromodal {
 
 struct MediaRef {
   Modality kind = Modality::kImage;
-  std::string uri;
+  std::string uri{};
   double t0_s = 0.0, t1_s = -1.0;
+  std::string text{};    // the text that it stands for; may be empty
+  std::string tensor{};  // the uri is a file of features, and this one of its tensors; else empty
 };
 
 struct Part {

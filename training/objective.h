@@ -29,7 +29,8 @@ struct Metric {
 /// Sums over a batch; divided once, after the all-reduce over ranks and parts.
 struct LossSums {
   at::Tensor loss_sum;  // scalar f32, with graph in training; undefined when count is 0
-  double count = 0.0;   // valid tokens (next token), samples (classification, CTC)
+  double count = 0.0;   // what loss_sum is divided by: weights of tokens (next token), samples; a
+                        // multiple of 2^-24, so that its sum does not depend on the order
   std::vector<Metric> metrics;
 };
 

@@ -34,7 +34,7 @@ void RunLog::step(const Step& figures, bool row_due) {
   ++steps_since_;
   if (row_due) {
     row(figures);
-    stalled_ = figures.stall_s;
+    data_ = figures.data;
     loss_sum_ = loss_count_ = 0.0;
     steps_since_ = 0;
     notes_.clear();
@@ -48,10 +48,11 @@ void RunLog::row(const Step& figures) {
     for (const auto& [name, spent] : split_->take())
       metrics_.add("time_" + name + "_s", spent, static_cast<double>(steps_since_));
   }
+  const LoaderFigures data = figures.data - data_;
+  metrics_.add("bad_samples", static_cast<double>(data.bad_samples), 0.0);
   const auto sums = metrics_.reduce(world_);
   if (world_.rank() != 0) return;
   const double interval = seconds(last_row_), elapsed = seconds(start_),
-               stall = figures.stall_s - stalled_,
                done = static_cast<double>(figures.step + 1 - options_.first_step),
                left = static_cast<double>(options_.steps - figures.step - 1),
                loss = loss_sum_ / std::max(loss_count_, 1.0);
@@ -75,7 +76,11 @@ void RunLog::row(const Step& figures) {
     row["tflops"] = rate("flops") / 1e12;
     if (options_.peak_flops > 0.0) row["mfu"] = rate("flops") / options_.peak_flops;
   }
-  row["data_stall_s"] = stall;
+  row["bad_samples"] = sums.at("bad_samples").first;  // of all ranks
+  row["data_stall_s"] = data.stall_s;
+  row["data_stall_share"] = data.stall_s / std::max(interval, 1e-9);
+  row["data_ready_steps"] =
+      data.ready_steps / static_cast<double>(std::max<int64_t>(data.steps, 1));
   row.update(figures.times);
   row["memory_mb"] = peak_memory_mb();
   row["memory_now_mb"] = memory_mb_now();
@@ -84,7 +89,7 @@ void RunLog::row(const Step& figures) {
   for (const auto& [name, value] : notes_) row[name] = value;
   write(row);
   log_debug("step={} loss={:.4f} grad_norm={:.3f} samples_s={:.1f} stall_s={:.2f}", figures.step,
-            loss, figures.norm, row["samples_per_s"].get<double>(), stall);
+            loss, figures.norm, row["samples_per_s"].get<double>(), data.stall_s);
 }
 
 void RunLog::validation(int64_t step, const Json& figures) {

@@ -12,6 +12,7 @@
 #include "core/json.h"
 #include "core/progress.h"
 #include "core/time_split.h"
+#include "training/data/loader.h"
 #include "training/dist/collectives.h"
 #include "training/event_file.h"
 #include "training/run_folder.h"
@@ -40,7 +41,7 @@ class RunLog {
   struct Step {
     int64_t step = 0;
     double norm = 0.0;
-    double stall_s = 0.0;  // of the loader since its start
+    LoaderFigures data;  // since its start
     double lr_factor = 1.0;
     std::vector<std::pair<std::string, double>> rates;  // name, learning rate
     int64_t bad_steps = 0, spikes = 0;                  // skipped so far
@@ -68,8 +69,9 @@ class RunLog {
   std::optional<TimeSplit> split_;
   std::unique_ptr<EventFile> events_;
   std::vector<std::pair<std::string, double>> notes_;
-  double loss_sum_ = 0.0, loss_count_ = 0.0, last_loss_ = 0.0, stalled_ = 0.0;
+  double loss_sum_ = 0.0, loss_count_ = 0.0, last_loss_ = 0.0;
   int64_t steps_since_ = 0;
+  LoaderFigures data_;  // at the last row
 };
 
 }  // namespace euromodal

@@ -1,7 +1,8 @@
-// augment.cpp — SpecAugment masks; brightness and noise.
+// augment.cpp — SpecAugment masks; random crops; brightness and noise.
 #include "encoders/preprocess/augment.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -20,7 +21,47 @@ Band augment_band(Rng& rng, int64_t width, int64_t total) {
   return {rng.below(total - length + 1), length};
 }
 
+struct CropBox {
+  int64_t top, left, height, width;
+};
+CropBox augment_box(int64_t height, int64_t width, double smallest, Rng& rng) {
+  check<ConfigError>(smallest > 0.0 && smallest <= 1.0,
+                     "random_crop: keeps a share of {}, expected above 0 and at most 1", smallest);
+  const double edge = std::sqrt(rng.uniform(smallest, 1.0));
+  const auto shorter = [&](int64_t whole) {
+    return std::clamp<int64_t>(std::llround(edge * static_cast<double>(whole)), 1, whole);
+  };
+  CropBox box{0, 0, shorter(height), shorter(width)};
+  box.top = rng.below(height - box.height + 1);
+  box.left = rng.below(width - box.width + 1);
+  return box;
+}
+
+// Appends the pixels of `box` in a frame of `width` columns.
+void augment_cut(const uint8_t* frame, int64_t width, const CropBox& box,
+                 std::vector<uint8_t>& out) {
+  for (int64_t y = 0; y < box.height; ++y) {
+    const uint8_t* row = frame + ((box.top + y) * width + box.left) * 3;
+    out.insert(out.end(), row, row + box.width * 3);
+  }
+}
+
 }  // namespace
+
+Image random_crop(const Image& image, double smallest, Rng rng) {
+  const CropBox box = augment_box(image.height, image.width, smallest, rng);
+  Image out{box.height, box.width, {}};
+  augment_cut(image.rgb.data(), image.width, box, out.rgb);
+  return out;
+}
+
+Clip random_crop(const Clip& clip, double smallest, Rng rng) {
+  const CropBox box = augment_box(clip.height, clip.width, smallest, rng);
+  Clip out{clip.frames, box.height, box.width, {}, clip.pts_s};
+  for (int64_t f = 0; f < clip.frames; ++f)
+    augment_cut(clip.rgb.data() + f * clip.height * clip.width * 3, clip.width, box, out.rgb);
+  return out;
+}
 
 EncoderInput spec_augment(const EncoderInput& input, const SpecAugment& config, Rng rng,
                           int64_t hop) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "core/rng.h"
+#include "encoders/media/media.h"
 #include "encoders/preprocess/preprocess.h"
 
 namespace euromodal {
@@ -21,11 +22,17 @@ EncoderInput spec_augment(const EncoderInput& input, const SpecAugment& config, 
                           int64_t hop = 160);
 
 struct ImageAugment {
+  double crop = 1.0;        // smallest share of the area that a random crop keeps; 1: no crop
   double brightness = 0.0;  // adds U(-brightness, brightness) to all pixels
   double noise = 0.0;       // adds N(0, noise) to each pixel
 };
 
-/// x [F, 3, H, W], in the normalised scale (-1 to 1 for SigLIP).
+/// A random part of the picture, of its shape and at least `smallest` (in (0, 1]) of its area; of a
+/// clip the same part of every frame. For raw media, before they are preprocessed.
+Image random_crop(const Image& image, double smallest, Rng rng);
+Clip random_crop(const Clip& clip, double smallest, Rng rng);
+
+/// Brightness and noise. x [F, 3, H, W], in the normalised scale (-1 to 1 for SigLIP).
 EncoderInput image_augment(const EncoderInput& input, const ImageAugment& config, Rng rng);
 
 }  // namespace euromodal

@@ -73,6 +73,19 @@ TEST_F(TrainerRanksTest, ResumesOnAnotherNumberOfRanks) {
   EXPECT_EQ(world_.state("other"), world_.state("whole"));
 }
 
+TEST_F(TrainerRanksTest, WeightsAndBatchesOfTextAloneGiveTheSameBits) {
+  world_.models();
+  // Not shuffled, the first steps are text alone: no gradient, but every rank enters.
+  const std::string more =
+      "--set batch.shuffle=false --set steps=5 --set objective.loss_weight=sqrt --set "
+      "objective.kind_weights='{text: 0.7, image: 1.3}' --set objective.z_loss=1e-3 --set "
+      "objective.augment='{image: {noise: 0.1}}'";
+  for (const int ranks : {1, 3})
+    ASSERT_EQ(train(ranks, world_.config("adapters", fmt::format("mixture_{}", ranks)), more), 0)
+        << log();
+  EXPECT_EQ(world_.state("mixture_3", 5), world_.state("mixture_1", 5));
+}
+
 TEST_F(TrainerRanksTest, SigkillAtAnyMomentLosesNothing) {
   const std::vector<std::string> set = {"steps=40", "checkpoint.every=1", "checkpoint.keep=2"};
   const fs::path whole = world_.config("text", "whole"), killed = world_.config("text", "killed");
@@ -130,6 +143,18 @@ TEST_F(TrainerRanksTest, ASignalToMpirunStopsWithItsOwnCode) {
   EXPECT_NE(code, 124) << "it hung";
   EXPECT_THAT(log(), testing::HasSubstr("--resume auto"));
   EXPECT_FALSE(fs::is_empty(world_.path("stopped") / "checkpoints")) << log();
+}
+
+TEST_F(TrainerRanksTest, LoraOnTwoRanksGivesTheBitsOfOne) {
+  world_.models();
+  const std::string set =
+      "--set 'objective.model.backbone.lora={rank: 2, alpha: 4, dropout: 0.1, targets: [q_proj, "
+      "down_proj]}' --set 'objective.model.image.encoder.lora={rank: 2, alpha: 4, targets: [fc1]}' "
+      "--set 'trainable=[\"*.lora_*\"]' --set 'optimizer=[{params: [\"*\"], type: adamw, lr: 0.01, "
+      "betas: [0.9, 0.95], eps: 1.0e-8, weight_decay: 0.0}]'";
+  ASSERT_EQ(train(1, world_.config("adapters", "one"), set), 0) << log();
+  ASSERT_EQ(train(2, world_.config("adapters", "two"), set), 0) << log();
+  EXPECT_EQ(world_.state("two"), world_.state("one"));
 }
 
 }  // namespace

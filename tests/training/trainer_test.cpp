@@ -126,8 +126,9 @@ TEST_F(TrainerTest, TheLossFallsAndTheRunIsWrittenDown) {
     ASSERT_EQ(rows.size(), 6U);
     EXPECT_LT(rows.back()["loss"].get<double>(), 0.7 * rows.front()["loss"].get<double>())
         << objective;
-    for (const char* key : {"step", "loss", "grad_norm", "samples_per_s", "data_stall_s",
-                            "memory_mb", "elapsed_s", "eta_s"})
+    for (const char* key :
+         {"step", "loss", "grad_norm", "samples_per_s", "data_stall_s", "data_stall_share",
+          "data_ready_steps", "bad_samples", "memory_mb", "elapsed_s", "eta_s"})
       EXPECT_TRUE(rows.back().contains(key)) << key;
     EXPECT_EQ(rows.back()["step"], 59);
     EXPECT_NE(read_bytes(world_.path(run) / "config.yaml").find("steps: 60"), std::string::npos);

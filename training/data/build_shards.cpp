@@ -1,8 +1,5 @@
 // build_shards.cpp — from a JSONL file with media beside it to tar shards. All records are looked
 // at before the first byte is written, so that a bad one costs no work; the folder appears whole.
-#include <algorithm>
-#include <map>
-
 #include "core/files.h"
 #include "core/progress.h"
 #include "training/data/datasets.h"
@@ -16,7 +13,9 @@ void build_check_records(const Dataset& data) {
   constexpr int64_t kNamed = 15;
   std::string faults;
   int64_t bad = 0;
+  Progress progress("reading " + data.name(), data.size(), "records");
   for (int64_t i = 0; i < data.size(); ++i) {
+    progress.update(i + 1);
     try {
       const Sample sample = data.get(i);
       for (const MediaSource& medium : sample.media) {
@@ -30,37 +29,6 @@ void build_check_records(const Dataset& data) {
   }
   check<DataError>(bad == 0, "{} of {} records are bad, nothing was written:\n  {}{}", bad,
                    data.size(), faults, bad > kNamed ? "\n  ..." : "");
-}
-
-// ".jpg" of "pictures/Apple.JPG"; a name without a usable ending gets ".bin".
-std::string build_ending(const std::string& uri) {
-  std::string ending = std::filesystem::path(uri).extension().string();
-  std::transform(ending.begin(), ending.end(), ending.begin(),
-                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
-  const bool plain = ending.size() > 1 && std::all_of(ending.begin() + 1, ending.end(), [](char c) {
-                       return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
-                     });
-  return plain && ending != ".json" ? ending : ".bin";
-}
-
-// Adds one sample as STEM.json, STEM.0.jpg, ...; a file that is named twice is stored once.
-void build_add(ShardWriter& shard, Sample sample, const std::string& stem) {
-  std::map<std::string, std::string> member_of;
-  std::vector<std::pair<std::string, std::string>> members;  // member, file
-  const std::vector<MediaRef*> refs = media_refs(sample.record);
-  for (size_t i = 0; i < refs.size(); ++i) {
-    const auto [at, is_new] = member_of.try_emplace(refs[i]->uri);
-    if (is_new) {
-      at->second = fmt::format("{}.{}{}", stem, members.size(), build_ending(refs[i]->uri));
-      members.emplace_back(at->second, sample.media[i].name);
-    }
-    refs[i]->uri = at->second;
-  }
-  shard.add(stem + ".json", to_json(sample.record).dump());
-  for (const auto& [member, file] : members) {
-    const MappedFile bytes(file);
-    shard.add(member, bytes.text());
-  }
 }
 
 void build_check_target(const std::filesystem::path& output) {
@@ -95,7 +63,7 @@ BuildResult build_shards(const BuildOptions& options) {
       if (!shard)
         shard = std::make_unique<ShardWriter>(folder.path() /
                                               fmt::format("{}-{:06}.tar", options.name, shards++));
-      build_add(*shard, data->get(i), fmt::format("{:09}", i));
+      add_sample(*shard, data->get(i), fmt::format("{:09}", i));
       if (shard->bytes() >= options.shard_bytes || i + 1 == data->size()) {
         shard->close();
         shard.reset();

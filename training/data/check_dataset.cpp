@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "core/progress.h"
+#include "multimodal/stored_features.h"
 #include "training/data/datasets.h"
 
 namespace euromodal {
@@ -13,6 +14,10 @@ namespace {
 void check_decode(const Sample& sample) {
   const std::vector<const MediaRef*> refs = media_refs(sample.record);
   for (size_t i = 0; i < refs.size(); ++i) {
+    if (!refs[i]->tensor.empty()) {
+      read_features(sample.media[i], refs[i]->tensor, /*want=*/nullptr);
+      continue;
+    }
     switch (refs[i]->kind) {
       case Modality::kImage:
         media_reader().read_image(sample.media[i]);

@@ -45,6 +45,8 @@ std::unique_ptr<Dataset> Dataset::open(const std::filesystem::path& path) {
 
 std::unique_ptr<Dataset> open_datasets(const Config& config, const std::string& key) {
   std::vector<DatasetPart> parts;
+  std::vector<int64_t> sizes;
+  std::vector<double> weights;
   for (const Config& entry : config.list(key)) {
     DatasetPart part;
     try {
@@ -52,12 +54,26 @@ std::unique_ptr<Dataset> open_datasets(const Config& config, const std::string& 
     } catch (const DataError& e) {
       throw DataError("{} (named by {})", e.what(), entry.where("path"));
     }
-    part.repeat = entry.f64("repeat", 1.0);
-    check<ConfigError>(part.repeat > 0.0 && part.repeat <= 1e6,
-                       "{}: expected a number above 0, got {}", entry.where("repeat"), part.repeat);
+    const char* share = entry.has("weight") ? "weight" : "repeat";
+    check<ConfigError>(!entry.has("weight") || !entry.has("repeat"),
+                       "{}: weight (share of the samples) and repeat exclude each other",
+                       entry.where());
+    const double value = entry.f64(share, 1.0);
+    check<ConfigError>(value > 0.0 && value <= 1e6, "{}: expected a number above 0, got {}",
+                       entry.where(share), value);
+    if (entry.has("weight")) weights.push_back(value);
+    part.repeat = value;
+    sizes.push_back(part.data->size());
     parts.push_back(std::move(part));
+    check<ConfigError>(weights.empty() || weights.size() == parts.size(),
+                       "{}: either every data set has a weight or none", entry.where());
   }
-  check<ConfigError>(!parts.empty(), "{}: expected a list of {{path: ..., repeat: 1}}",
+  if (!weights.empty()) {
+    const std::vector<double> repeats = repeats_of_weights(sizes, weights);
+    for (size_t i = 0; i < parts.size(); ++i) parts[i].repeat = repeats[i];
+  }
+  check<ConfigError>(!parts.empty(),
+                     "{}: expected a list of {{path: ..., repeat: 1}} or {{path: ..., weight: 1}}",
                      config.where(key));
   return mix(std::move(parts));
 }

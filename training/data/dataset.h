@@ -48,7 +48,12 @@ struct DatasetPart {
   double repeat = 1.0;
 };
 std::unique_ptr<Dataset> mix(std::vector<DatasetPart> parts);
-/// From `data: [{path: ..., repeat: 1}, ...]`.
+/// Repeats that give each data set its share of the samples of an epoch: of 8 to 2, four samples in
+/// five. An epoch is as long as it takes until every sample of every data set was seen once; the
+/// others are repeated until their share is full. sizes and weights above 0.
+std::vector<double> repeats_of_weights(const std::vector<int64_t>& sizes,
+                                       const std::vector<double>& weights);
+/// From `data: [{path: ..., repeat: 1}, ...]` or, for all of them, `weight:` in place of `repeat`.
 std::unique_ptr<Dataset> open_datasets(const Config& config, const std::string& key);
 
 /// Writes shards `NAME-000000.tar` of about `shard_bytes` from a JSONL file (media paths relative

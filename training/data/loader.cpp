@@ -2,6 +2,7 @@
 // finishes a part packs it. The window is at most prefetch_steps long, whatever the trainer does.
 #include "training/data/loader.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <deque>
@@ -16,6 +17,7 @@
 
 #include "core/log.h"
 #include "training/data/packer.h"
+#include "training/data/step_plan.h"
 
 namespace euromodal {
 namespace {
@@ -49,10 +51,12 @@ struct Loader::Impl {
         options(options_in),
         prepare(std::move(prepare_in)),
         sampler(data->size(), options.seed, options.shuffle),
+        ranges(options.batch_tokens > 0 ? plan_rows(*data, sampler, options.batch_tokens)
+                                        : plan_samples(options.batch_samples)),
         next_step(first_step) {}
 
   // ---- pure: what a step holds, and one sample ----
-  std::shared_ptr<LoaderStep> plan(int64_t step) const;
+  std::shared_ptr<LoaderStep> plan(int64_t step);
   void prepare_item(LoaderItem& item) const;
   void pack(LoaderPart& part) const;
   // ---- workers ----
@@ -67,6 +71,7 @@ struct Loader::Impl {
   LoaderOptions options;
   Prepare prepare;
   Sampler sampler;
+  std::unique_ptr<StepPlan> ranges;  // used by the one thread that plans
   LoaderFigures figures;
   std::exception_ptr broken;
 
@@ -78,11 +83,11 @@ struct Loader::Impl {
   std::vector<std::thread> threads;
 };
 
-std::shared_ptr<LoaderStep> Loader::Impl::plan(int64_t step) const {
-  const int64_t first = step * options.batch_samples;
-  std::vector<double> rows(options.batch_samples, 1.0);
+std::shared_ptr<LoaderStep> Loader::Impl::plan(int64_t step) {
+  const auto [first, count] = ranges->range(step);
+  std::vector<double> rows(count, 1.0);
   if (options.parts > 1) {
-    for (int64_t i = 0; i < options.batch_samples; ++i) rows[i] = data->cost(sampler.at(first + i));
+    for (int64_t i = 0; i < count; ++i) rows[i] = data->cost(sampler.at(first + i));
   }
   const auto dealt = deal(rows, options.parts, options.quadratic);
   auto out = std::make_shared<LoaderStep>();
@@ -201,6 +206,7 @@ std::shared_ptr<LoaderStep> Loader::Impl::wait() {
     return step;
   }
   std::unique_lock lock(mutex);
+  for (const auto& step : window) figures.ready_steps += step->open == 0 ? 1.0 : 0.0;
   changed.wait(lock, [&] {
     return !window.empty() && (window.front()->open == 0 || window.front()->failure);
   });
@@ -230,9 +236,13 @@ std::vector<PartBatches> Loader::Impl::deliver(LoaderStep& step) {
 
 Loader::Loader(std::shared_ptr<const Dataset> data, LoaderOptions options, Prepare prepare,
                int64_t first_step) {
-  check<ConfigError>(options.batch_samples > 0, "batch.samples {}: expected 1 or more",
+  const bool by_tokens = options.batch_tokens > 0;
+  check<ConfigError>(by_tokens || options.batch_samples > 0, "batch.samples {}: expected 1 or more",
                      options.batch_samples);
-  check<ConfigError>(options.parts > 0 && options.parts <= options.batch_samples,
+  check<ConfigError>(!by_tokens || options.batch_samples == 0,
+                     "batch.samples {} and batch.tokens {} exclude each other",
+                     options.batch_samples, options.batch_tokens);
+  check<ConfigError>(options.parts > 0 && (by_tokens || options.parts <= options.batch_samples),
                      "batch.parts {}: expected 1 to batch.samples = {}", options.parts,
                      options.batch_samples);
   check<ConfigError>(options.workers >= 0 && options.workers <= 1024,
@@ -245,8 +255,10 @@ Loader::Loader(std::shared_ptr<const Dataset> data, LoaderOptions options, Prepa
                      options.max_bad_samples);
   check<ConfigError>(options.world > 0 && options.rank >= 0 && options.rank < options.world,
                      "rank {} of {}", options.rank, options.world);
-  check<ConfigError>(first_step >= 0 && first_step < (int64_t{1} << 62) / options.batch_samples,
-                     "first step {}: expected 0 or more", first_step);
+  check<ConfigError>(
+      first_step >= 0 &&
+          first_step < (int64_t{1} << 62) / std::max<int64_t>(options.batch_samples, 1),
+      "first step {}: expected 0 or more", first_step);
   impl_ = std::make_unique<Impl>(std::move(data), options, std::move(prepare), first_step);
   for (int64_t w = 0; w < options.workers; ++w)
     impl_->threads.emplace_back([impl = impl_.get()] { impl->work(); });
@@ -268,6 +280,7 @@ std::vector<PartBatches> Loader::next() {
     const auto step = impl_->wait();
     const std::chrono::duration<double> waited = std::chrono::steady_clock::now() - start;
     impl_->figures.stall_s += waited.count();
+    ++impl_->figures.steps;
     return impl_->deliver(*step);
   } catch (...) {
     impl_->broken = std::current_exception();

@@ -1,10 +1,11 @@
 // loader.h — worker threads that turn samples into micro-batches ahead of the trainer, with bounded
 // memory and figures on stalls.
 //
-// A global batch of B samples (positions step·B ... of the sampler) is cut into P parts; part p
-// goes to rank p mod world. Samples are dealt to the parts so that their cost (L + b·L², L from
-// Dataset::cost) is even; inside a part they stand in order of position. What a part holds depends
-// on (data, seed, step, B, P) alone: never on ranks, workers or restarts.
+// A global batch (the positions of the sampler that step_plan.h gives a step: B samples, or a
+// budget of N token rows) is cut into P parts; part p goes to rank p mod world. Samples are dealt
+// to the parts so that their cost (L + b·L², L from Dataset::cost) is even; inside a part they
+// stand in order of position. What a part holds depends on (data, seed, step, B or N, P) alone:
+// never on ranks, workers or restarts.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -17,7 +18,8 @@
 namespace euromodal {
 
 struct LoaderOptions {
-  int64_t batch_samples = 0;  // B, global
+  int64_t batch_samples = 0;  // B, global; or:
+  int64_t batch_tokens = 0;   // N, global: rows as Dataset::cost estimates them
   int64_t parts = 1;  // P, global, at most B; rank r takes the parts p with p mod world == r
   int rank = 0, world = 1;
   int64_t workers = 1;         // 0: prepare in the caller's thread
@@ -41,6 +43,15 @@ struct PartBatches {
 struct LoaderFigures {
   double stall_s = 0.0;  // time that next() waited
   int64_t bad_samples = 0;
+  int64_t steps = 0;  // that next() gave out
+  // Sum over them of the steps that lay ready when next() was called, the one that it gave
+  // included: 0 where the trainer is faster than the data.
+  double ready_steps = 0.0;
+  /// What was added since `before`.
+  LoaderFigures operator-(const LoaderFigures& before) const {
+    return {stall_s - before.stall_s, bad_samples - before.bad_samples, steps - before.steps,
+            ready_steps - before.ready_steps};
+  }
 };
 
 class Loader {

@@ -68,6 +68,18 @@ class MixDataset final : public Dataset {
 
 }  // namespace
 
+std::vector<double> repeats_of_weights(const std::vector<int64_t>& sizes,
+                                       const std::vector<double>& weights) {
+  double epoch = 0.0;  // samples, in units of the weights
+  for (size_t i = 0; i < sizes.size(); ++i)
+    epoch = std::max(epoch, static_cast<double>(sizes[i]) / weights[i]);
+  std::vector<double> repeats;
+  for (size_t i = 0; i < sizes.size(); ++i)  // whole samples, and at least one
+    repeats.push_back(std::max(std::round(weights[i] * epoch), 1.0) /
+                      static_cast<double>(sizes[i]));
+  return repeats;
+}
+
 std::unique_ptr<Dataset> mix(std::vector<DatasetPart> parts) {
   if (parts.size() == 1 && parts[0].repeat == 1.0) return std::move(parts[0].data);
   return std::make_unique<MixDataset>(std::move(parts));

@@ -157,9 +157,12 @@ int64_t estimate_rows(const Record& record, const std::vector<int64_t>& media_by
       }
       const int64_t bytes = medium < media_bytes.size() ? media_bytes[medium++] : -1;
       // What common encoders make of usual files: 256 rows a picture, 10 rows a second of speech
-      // (about 20 kB of FLAC), 1 row a kB of video. Only the balance of parts hangs on it.
+      // (about 20 kB of FLAC, or 130 kB of features in 16 bits), 1 row a kB of video. The balance
+      // of parts hangs on it, and what a budget of tokens holds.
       if (part.media.kind == Modality::kImage || bytes < 0) {
         rows += 256;
+      } else if (!part.media.tensor.empty()) {
+        rows += bytes / 13000;
       } else {
         rows += bytes / (part.media.kind == Modality::kAudio ? 2000 : 1000);
       }

@@ -2,12 +2,31 @@
 // group, so that the bytes depend on the members alone.
 #include "training/data/shard_writer.h"
 
+#include <algorithm>
+#include <map>
+
 #include <archive.h>
 #include <archive_entry.h>
 
 #include "core/error.h"
+#include "core/files.h"
+#include "training/data/datasets.h"
 
 namespace euromodal {
+namespace {
+
+// ".jpg" of "pictures/Apple.JPG"; a name without a usable ending gets ".bin".
+std::string writer_ending(const std::string& uri) {
+  std::string ending = std::filesystem::path(uri).extension().string();
+  std::transform(ending.begin(), ending.end(), ending.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  const bool plain = ending.size() > 1 && std::all_of(ending.begin() + 1, ending.end(), [](char c) {
+                       return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+                     });
+  return plain && ending != ".json" ? ending : ".bin";
+}
+
+}  // namespace
 
 ShardWriter::ShardWriter(const std::filesystem::path& file)
     : file_(file), archive_(archive_write_new()) {
@@ -48,5 +67,28 @@ void ShardWriter::add(const std::string& name, std::string_view bytes) {
 }
 
 void ShardWriter::close() { require(archive_write_close(archive_)); }
+
+void add_sample(ShardWriter& shard, Sample sample, const std::string& stem) {
+  std::map<std::string, std::string> member_of;
+  std::vector<std::pair<std::string, const MediaSource*>> members;
+  const std::vector<MediaRef*> refs = media_refs(sample.record);
+  for (size_t i = 0; i < refs.size(); ++i) {
+    const auto [at, is_new] = member_of.try_emplace(refs[i]->uri);
+    if (is_new) {
+      at->second = fmt::format("{}.{}{}", stem, members.size(), writer_ending(refs[i]->uri));
+      members.emplace_back(at->second, &sample.media[i]);
+    }
+    refs[i]->uri = at->second;
+  }
+  shard.add(stem + ".json", to_json(sample.record).dump());
+  for (const auto& [member, source] : members) {
+    if (source->in_memory) {
+      shard.add(member, source->bytes);
+    } else {
+      const MappedFile bytes(source->name);
+      shard.add(member, bytes.text());
+    }
+  }
+}
 
 }  // namespace euromodal

@@ -6,6 +6,8 @@
 #include <string>
 #include <string_view>
 
+#include "training/data/dataset.h"
+
 struct archive;
 
 namespace euromodal {
@@ -27,5 +29,9 @@ class ShardWriter {
   archive* archive_ = nullptr;
   int64_t bytes_ = 0;
 };
+
+/// Adds one sample as STEM.json, STEM.0.jpg, ...; media that the record names twice are stored
+/// once.
+void add_sample(ShardWriter& shard, Sample sample, const std::string& stem);
 
 }  // namespace euromodal

@@ -9,9 +9,8 @@
 
 #include "backbone/kernels/linear/linear.h"
 #include "core/files.h"
-#include "encoders/preprocess/augment.h"
 #include "training/data/datasets.h"
-#include "training/objectives/media_inputs.h"
+#include "training/objectives/media_augment.h"
 #include "training/objectives/model_flops.h"
 
 namespace euromodal {
@@ -33,11 +32,9 @@ class Classification final : public Objective {
     if (config.has("augment")) {
       const Config augment = config.child("augment");
       check<ConfigError>(encoder_->modality() != Modality::kAudio,
-                         "{}: brightness and noise are for pictures, the encoder takes sound",
+                         "{}: crop, brightness and noise are for pictures, the encoder takes sound",
                          augment.where());
-      augment_ = {augment.f64("brightness", 0.0), augment.f64("noise", 0.0)};
-      check<ConfigError>(augment_.brightness >= 0.0 && augment_.noise >= 0.0,
-                         "{}: expected numbers of at least 0", augment.where());
+      augment_ = parse_image_augment(augment);
     }
     for (size_t c = 0; c < labels_.size(); ++c) class_of_[labels_[c]] = static_cast<int64_t>(c);
     const auto C = static_cast<int64_t>(labels_.size());
@@ -58,11 +55,10 @@ class Classification final : public Objective {
                      sample.record.label, labels_.size());
     out.target = {found->second};
     out.kinds = {encoder_->modality()};
-    EncoderInput input =
-        inputs_.get(*encoder_, *media_refs(sample.record)[item], sample.media[item]);
-    if (training && (augment_.brightness > 0.0 || augment_.noise > 0.0))
-      input = image_augment(input, augment_, rng.fork("image_augment"));
-    out.inputs.push_back(std::move(input));
+    const MediaRef& ref = *media_refs(sample.record)[item];
+    out.inputs.push_back(
+        training ? augmented_input(*encoder_, ref, sample.media[item], inputs_, augment_, rng)
+                 : inputs_.get(*encoder_, ref, sample.media[item]));
     return out;
   }
 

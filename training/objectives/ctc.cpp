@@ -9,10 +9,9 @@
 
 #include "backbone/kernels/linear/linear.h"
 #include "core/files.h"
-#include "encoders/preprocess/augment.h"
 #include "training/data/datasets.h"
 #include "training/objectives/ctc_text.h"
-#include "training/objectives/media_inputs.h"
+#include "training/objectives/media_augment.h"
 #include "training/objectives/model_flops.h"
 
 namespace euromodal {
@@ -28,13 +27,6 @@ std::string ctc_answer(const Record& record) {
   return out;
 }
 
-int64_t ctc_whole(const Config& config, const std::string& key) {
-  const int64_t value = config.i64(key, 0);
-  check<ConfigError>(value >= 0, "{}: expected a number of at least 0, got {}", config.where(key),
-                     value);
-  return value;
-}
-
 class Ctc final : public Objective {
  public:
   Ctc(const Config& config, uint64_t seed, bool deterministic)
@@ -46,11 +38,7 @@ class Ctc final : public Objective {
     check<ConfigError>(encoder_->modality() == Modality::kAudio,
                        "{}: ctc needs an encoder of sound, this one takes {}",
                        config.where("encoder"), modality_name(encoder_->modality()));
-    if (config.has("augment")) {
-      const Config augment = config.child("augment");
-      augment_ = {ctc_whole(augment, "time_masks"), ctc_whole(augment, "time_width"),
-                  ctc_whole(augment, "freq_masks"), ctc_whole(augment, "freq_width")};
-    }
+    if (config.has("augment")) augment_ = parse_spec_augment(config.child("augment"));
     weight_AE_ =
         head_.take("head.weight", {alphabet_.symbols(), encoder_->width()}, Init::normal(0.02));
     bias_A_ = head_.take("head.bias", {alphabet_.symbols()}, Init::zeros());

@@ -2,7 +2,6 @@
 #include "training/objectives/media_inputs.h"
 
 #include <algorithm>
-#include <cmath>
 #include <set>
 
 #include <ATen/ATen.h>
@@ -10,29 +9,12 @@
 #include "core/files.h"
 #include "core/json.h"
 #include "training/data/datasets.h"
+#include "training/data/read_media.h"
 
 namespace euromodal {
 
-namespace {
-
-bool media_is_cut(const MediaRef& ref) { return ref.t0_s > 0.0 || ref.t1_s >= 0.0; }
-
-void media_cut(Pcm& pcm, const MediaRef& ref, const std::string& name) {
-  const auto total = static_cast<double>(pcm.samples.size());
-  const double rate = static_cast<double>(pcm.sample_rate_hz);
-  const double begin = std::floor(ref.t0_s * rate);
-  const double end = ref.t1_s < 0.0 ? total : std::min(total, std::floor(ref.t1_s * rate));
-  check<DataError>(begin >= 0.0 && begin < end,
-                   "{}: cut from {} s to {} s leaves nothing of {:.3f} s of sound", name, ref.t0_s,
-                   ref.t1_s, total / rate);
-  pcm.samples = std::vector<float>(pcm.samples.begin() + static_cast<int64_t>(begin),
-                                   pcm.samples.begin() + static_cast<int64_t>(end));
-}
-
-}  // namespace
-
 std::string media_key(const MediaRef& ref, const MediaSource& source) {
-  if (!media_is_cut(ref)) return source.name;
+  if (!is_cut(ref)) return source.name;
   return fmt::format("{}@{}-{}", source.name, ref.t0_s, ref.t1_s);
 }
 
@@ -43,14 +25,7 @@ EncoderInput MediaInputs::get(const Encoder& encoder, const MediaRef& ref,
     const std::lock_guard<std::mutex> lock(mutex_);
     if (const auto found = kept_.find(key); found != kept_.end()) return found->second;
   }
-  RawMedia raw = encoder.read(source);
-  if (media_is_cut(ref)) {
-    Pcm* pcm = std::get_if<Pcm>(&raw);
-    check<DataError>(pcm != nullptr, "{}: t0_s and t1_s cut sound only, not {}", source.name,
-                     modality_name(ref.kind));
-    media_cut(*pcm, ref, source.name);
-  }
-  EncoderInput input = encoder.preprocess(raw);
+  EncoderInput input = encoder.preprocess(read_media(encoder, ref, source));
   if (max_bytes_ > 0) {
     const auto size = static_cast<int64_t>(input.x.nbytes());
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -23,7 +23,7 @@ std::string media_key(const MediaRef& ref, const MediaSource& source);
 class MediaInputs {
  public:
   explicit MediaInputs(int64_t max_bytes) : max_bytes_(max_bytes) {}
-  /// DataError naming the source: cannot be decoded, or cut outside (sound only can be cut).
+  /// DataError as read_media().
   EncoderInput get(const Encoder& encoder, const MediaRef& ref, const MediaSource& source);
 
  private:

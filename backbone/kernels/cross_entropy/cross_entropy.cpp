@@ -1,6 +1,7 @@
 // cross_entropy.cpp — see cross_entropy.h. R labelled rows, D width, V vocabulary. For a chunk of
-// rows: logits Z = H Wᵀ, row loss = w · (lse(Z) - (1 - e) Z[label] - e mean(Z)), and in place
-// dZ = w · (softmax(Z) - (1 - e) onehot - e / V); then dH = dZ W and dW += dZᵀ H.
+// rows: logits Z = H Wᵀ, row loss = w · (lse(Z) - (1 - e) Z[label] - e mean(Z) + z lse(Z)²), and in
+// place dZ = w · ((1 + 2 z lse(Z)) softmax(Z) - (1 - e) onehot - e / V); then dH = dZ W and dW +=
+// dZᵀ H.
 #include "backbone/kernels/cross_entropy/cross_entropy.h"
 
 #include <cmath>
@@ -12,6 +13,7 @@
 #include "backbone/kernels/autograd.h"
 #include "backbone/kernels/checks.h"
 #include "backbone/kernels/matmul.h"
+#include "backbone/kernels/row_losses.h"
 #include "backbone/kernels/simd.h"
 
 namespace euromodal {
@@ -28,7 +30,7 @@ struct LossRowsArgs {
   const A* row_weight;  // null: all 1
   A* loss;
   int64_t begin, end, vocab;
-  A smoothing;
+  A smoothing, z_loss;
   bool grads;
 };
 
@@ -52,10 +54,13 @@ template <typename A>
       z[v] = e;
     }
     const A mean = total / static_cast<A>(a.vocab);
-    const A loss = highest + std::log(sum) - (A(1) - a.smoothing) * at_label - a.smoothing * mean;
+    const A lse = highest + std::log(sum);
+    const A loss =
+        lse - (A(1) - a.smoothing) * at_label - a.smoothing * mean + a.z_loss * lse * lse;
     a.loss[r] = weight * loss;
     if (!a.grads) continue;
-    const A scale = weight / sum, flat = weight * a.smoothing / static_cast<A>(a.vocab);
+    const A scale = weight * (A(1) + A(2) * a.z_loss * lse) / sum,
+            flat = weight * a.smoothing / static_cast<A>(a.vocab);
 #pragma omp simd
     for (int64_t v = 0; v < a.vocab; ++v) z[v] = z[v] * scale - flat;
     z[a.labels[r]] -= weight * (A(1) - a.smoothing);
@@ -97,6 +102,7 @@ struct LossRun {
           count,
           z_CV.size(1),
           static_cast<A>(args.label_smoothing),
+          static_cast<A>(args.z_loss),
           wanted.dhidden || wanted.dweight};
       at::parallel_for(0, count, /*grain_size=*/8, [&](int64_t first, int64_t last) {
         LossRowsArgs<A> part = all;
@@ -118,22 +124,14 @@ struct LossRun {
     }
   }
 
-  // One sample (or all rows as one): its loss, summed in f64, its weight gradient in the dtype.
-  double sample(int64_t begin, int64_t length, LossWanted wanted, bool aligned) {
+  // One sample (or all rows as one); its weight gradient is rounded to the weight's dtype.
+  void sample(int64_t begin, int64_t length, LossWanted wanted, bool aligned) {
     at::Tensor dweight;
     for (int64_t done = 0; done < length; done += args.chunk_rows)
       chunk(begin + done, std::min(args.chunk_rows, length - done), wanted, aligned, dweight);
-    if (dweight.defined()) {
-      dweight = dweight.to(args.weight_VD.scalar_type());
-      out.dweight_VD.defined() ? out.dweight_VD.add_(dweight) : out.dweight_VD = dweight;
-    }
-    double sum = 0.0;
-    const auto add = [&](auto zero) {
-      const auto* loss = out.row_loss_R.const_data_ptr<decltype(zero)>();
-      for (int64_t r = begin; r < begin + length; ++r) sum += static_cast<double>(loss[r]);
-    };
-    wide == at::kDouble ? add(double{}) : add(float{});
-    return sum;
+    if (!dweight.defined()) return;
+    dweight = dweight.to(args.weight_VD.scalar_type());
+    out.dweight_VD.defined() ? out.dweight_VD.add_(dweight) : out.dweight_VD = dweight;
   }
 };
 
@@ -144,21 +142,15 @@ LossOut loss_forward(const CrossEntropyArgs& args, const Segments& rows, LossWan
   if (args.row_weight_R.defined()) run.row_weight_R = args.row_weight_R.to(wide).contiguous();
   run.out.row_loss_R = at::empty({args.hidden_RD.size(0)}, args.hidden_RD.options().dtype(wide));
   if (wanted.dhidden) run.out.dhidden_RD = at::empty_like(args.hidden_RD);
-  double total = 0.0;
   if (!rows.per_sample) {
-    total = run.sample(0, args.hidden_RD.size(0), wanted, /*aligned=*/false);
+    run.sample(0, args.hidden_RD.size(0), wanted, /*aligned=*/false);
   } else {
-    for (int64_t s = 0; s < rows.count(); ++s) {
-      const double sum = run.sample(rows.begin(s), rows.length(s), wanted, /*aligned=*/true);
-      // rounded per sample: what adding up the f32 losses of separate calls gives
-      total = wide == at::kDouble
-                  ? total + sum
-                  : static_cast<double>(static_cast<float>(total) + static_cast<float>(sum));
-    }
+    for (int64_t s = 0; s < rows.count(); ++s)
+      run.sample(rows.begin(s), rows.length(s), wanted, /*aligned=*/true);
   }
   if (wanted.dweight && !run.out.dweight_VD.defined())
     run.out.dweight_VD = at::zeros_like(args.weight_VD);
-  run.out.loss = at::full({}, total, run.out.row_loss_R.options());
+  run.out.loss = sum_row_losses(run.out.row_loss_R, rows);
   return run.out;
 }
 
@@ -198,6 +190,7 @@ void loss_check(const CrossEntropyArgs& args, const Segments& rows) {
   if (args.row_weight_R.defined()) check_shape(args.row_weight_R, {count}, op, "row_weight_R");
   check(args.label_smoothing >= 0.0 && args.label_smoothing < 1.0,
         "{}: label_smoothing is {}, expected [0, 1)", op, args.label_smoothing);
+  check(args.z_loss >= 0.0, "{}: z_loss is {}, expected 0 or more", op, args.z_loss);
   check(args.chunk_rows > 0, "{}: chunk_rows is {}, expected 1 or more", op, args.chunk_rows);
   if (rows.per_sample) check_segments(rows, count, op);
   const int64_t* labels = args.labels_R.const_data_ptr<int64_t>();

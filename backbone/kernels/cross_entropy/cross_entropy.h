@@ -14,6 +14,7 @@ struct CrossEntropyArgs {
   at::Tensor labels_R;      // [R] i64 in [0, V)
   at::Tensor row_weight_R;  // [R] f32 or undefined (all 1)
   double label_smoothing = 0.0;
+  double z_loss = 0.0;  // keeps log Z, the log-sum-exp of a row's logits, near 0
   int64_t chunk_rows = 1024;
   at::Tensor* row_loss_R = nullptr;  // where given: receives the weighted losses [R] f32, detached
 };
@@ -22,7 +23,8 @@ struct CrossEntropyArgs {
 /// f64). Differentiable in hidden and weight. rows: the samples of the R rows, for per_sample:
 /// then loss and gradients are summed sample by sample (the gradients before they are multiplied by
 /// the gradient of the loss, so bits agree with separate backward calls when that is 1).
-/// Label smoothing as torch's cross_entropy: (1 - e) · nll + e / V · sum of -log p.
+/// Label smoothing as torch's cross_entropy: (1 - e) · nll + e / V · sum of -log p. z_loss adds
+/// z · (log Z)² to every row before its weight (PaLM, arXiv:2204.02311, section 5).
 at::Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Segments& rows);
 
 }  // namespace euromodal

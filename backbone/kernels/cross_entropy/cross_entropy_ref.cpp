@@ -11,8 +11,9 @@ at::Tensor linear_cross_entropy_ref(const CrossEntropyArgs& args) {
       at::matmul(args.hidden_RD, args.weight_VD.t()).to(is_double ? at::kDouble : at::kFloat);
   const at::Tensor log_p_RV = logits_RV.log_softmax(1);
   const at::Tensor nll_R = -log_p_RV.gather(1, args.labels_R.unsqueeze(1)).squeeze(1);
-  const at::Tensor row_R =
-      nll_R * (1 - args.label_smoothing) - log_p_RV.mean(1) * args.label_smoothing;
+  const at::Tensor row_R = nll_R * (1 - args.label_smoothing) -
+                           log_p_RV.mean(1) * args.label_smoothing +
+                           logits_RV.logsumexp({1}).square() * args.z_loss;
   return (args.row_weight_R.defined() ? row_R * args.row_weight_R : row_R).sum();
 }
 

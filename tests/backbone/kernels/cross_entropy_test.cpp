@@ -33,6 +33,7 @@ TEST(CrossEntropyTest, MatchesReferenceInChunksOfAnySize) {
         got.chunk_rows = chunk;
         got.row_loss_R = &rows;
         got.label_smoothing = want.label_smoothing = smoothing;
+        got.z_loss = want.z_loss = smoothing * 0.3;
         if (weighted) got.row_weight_R = want.row_weight_R = randn({13}, 5).abs();
         const at::Tensor loss = linear_cross_entropy(got, Segments::one(13));
         const at::Tensor ref = linear_cross_entropy_ref(want);
@@ -57,6 +58,19 @@ TEST(CrossEntropyTest, AgreesWithAtensOwnLoss) {
   EXPECT_TRUE(tensor_near(linear_cross_entropy(smooth, Segments::one(6)), want));
 }
 
+TEST(CrossEntropyTest, ZLossPullsLogZTowardsZero) {
+  CrossEntropyArgs plain = make_args(6, 5, 11, at::kDouble), with = plain;
+  with.z_loss = 0.25;
+  const at::Tensor log_z_R =
+      at::matmul(plain.hidden_RD, plain.weight_VD.t()).logsumexp({1}).detach();
+  EXPECT_TRUE(
+      tensor_near(linear_cross_entropy(with, Segments::one(6)),
+                  linear_cross_entropy(plain, Segments::one(6)) + 0.25 * log_z_R.square().sum()));
+  with.z_loss = -1.0;
+  EXPECT_TRUE((
+      throws_with<Error>([&] { linear_cross_entropy(with, Segments::one(6)); }, {"z_loss", "-1"})));
+}
+
 TEST(CrossEntropyTest, GradientsAreThoseOfCentralDifferences) {
   for (const bool per_sample : {false, true}) {
     EXPECT_TRUE(gradcheck(
@@ -65,6 +79,7 @@ TEST(CrossEntropyTest, GradientsAreThoseOfCentralDifferences) {
           args.hidden_RD = in[0];
           args.weight_VD = in[1];
           args.label_smoothing = 0.05;
+          args.z_loss = 0.02;
           args.chunk_rows = 2;
           return linear_cross_entropy(args, Segments::from_lengths({2, 0, 3}, per_sample));
         },
@@ -107,6 +122,8 @@ TEST(CrossEntropyTest, PackedEqualsOneByOneBitForBit) {
   for (const int64_t chunk : {4, 1024}) {
     CrossEntropyArgs packed = make_args(rows.rows(), 19, 71, at::kFloat);
     packed.chunk_rows = chunk;
+    packed.z_loss = 1e-3;
+    packed.row_weight_R = randn({rows.rows()}, 5).abs();
     const at::Tensor loss = linear_cross_entropy(packed, rows);
     loss.backward();
     const at::Tensor weight = leaf(packed.weight_VD.detach());
@@ -115,6 +132,7 @@ TEST(CrossEntropyTest, PackedEqualsOneByOneBitForBit) {
       CrossEntropyArgs one = packed;
       one.hidden_RD = leaf(packed.hidden_RD.detach().narrow(0, rows.begin(s), rows.length(s)));
       one.labels_R = packed.labels_R.narrow(0, rows.begin(s), rows.length(s));
+      one.row_weight_R = packed.row_weight_R.narrow(0, rows.begin(s), rows.length(s));
       one.weight_VD = weight;
       const at::Tensor part =
           linear_cross_entropy(one, Segments::from_lengths({rows.length(s)}, true));

@@ -1,4 +1,5 @@
-"""Goldens of the RoPE tables: cos and sin of transformers' LlamaRotaryEmbedding for every rope_type, near and far positions.
+"""Goldens of the RoPE tables (cos and sin of transformers' LlamaRotaryEmbedding for every rope_type, near and far positions) and of
+distillation (torch's kl_div and its gradient).
 
 Needs tests/requirements-oracle.txt (torch 2.11.0, transformers 5.23.0). Run: python tests/backbone/kernels/make_goldens.py
 """
@@ -28,7 +29,24 @@ CASES = {
 }
 
 
+def distillation():
+    """Sum over rows of weight x KL(teacher || student) at a temperature, as Ultravox has it, and its gradient in the student's rows."""
+    torch.manual_seed(11)
+    student, teacher = torch.randn(7, 6, requires_grad=True), torch.randn(7, 6)
+    head, row_weight = torch.randn(23, 6), torch.rand(7)
+    tensors = {"student": student.detach(), "teacher": teacher, "head": head, "row_weight": row_weight}
+    for temperature in (1, 2):
+        kl = torch.nn.functional.kl_div(
+            torch.log_softmax(student @ head.T / temperature, -1), torch.softmax(teacher @ head.T / temperature, -1), reduction="none").sum(-1)
+        loss = (kl * row_weight).sum()
+        tensors[f"loss_{temperature}"] = loss.detach()
+        tensors[f"gradient_{temperature}"] = torch.autograd.grad(loss, student)[0]
+    save_file({k: v.contiguous() for k, v in tensors.items()}, HERE / "distillation.safetensors")
+
+
 def main():
+    HERE.mkdir(exist_ok=True)
+    distillation()
     tensors, described = {}, {}
     for name, case in CASES.items():
         case = dict(case)
@@ -49,7 +67,6 @@ def main():
         tensors[name + ".cos"] = (both.cos() * table.attention_scaling).contiguous()
         tensors[name + ".sin"] = (both.sin() * table.attention_scaling).contiguous()
         described[name]["positions"] = positions
-    HERE.mkdir(exist_ok=True)
     save_file(tensors, HERE / "rope_tables.safetensors")
     (HERE / "rope_tables.json").write_text(json.dumps(described, indent=1) + "\n")
 

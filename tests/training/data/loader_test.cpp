@@ -2,6 +2,7 @@
 // ranks, workers or restarts. Bad samples, failing workers, bounded memory, shutting down.
 #include "training/data/loader.h"
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <map>
@@ -108,6 +109,46 @@ TEST(LoaderTest, ContentDoesNotDependOnRanksOrWorkers) {
       }
       EXPECT_EQ(got, expected) << world << " ranks, " << workers << " workers";
     }
+  }
+}
+
+TEST(LoaderTest, ABudgetOfTokensDependsOnDataSeedAndStepAlone) {
+  constexpr int64_t kSteps = 9;
+  const auto make = [](int64_t first, int rank, int world, int64_t workers) {
+    auto options = loader_options(0, 3);
+    options.batch_tokens = 300;  // of 40 samples with about 50 rows each: seven steps an epoch
+    options.max_tokens = 120;
+    options.rank = rank;
+    options.world = world;
+    options.workers = workers;
+    return make_loader(40, options, first);
+  };
+  std::vector<Parts> expected;
+  const auto whole = make(0, 0, 1, 0);
+  for (int64_t s = 0; s < kSteps; ++s) {
+    expected.push_back(contents(whole->next()));
+    int64_t rows = 0;
+    for (const auto& [part, batches] : expected.back()) {
+      for (const auto& ids : batches) {
+        EXPECT_LE(ids.size(), 120U);
+        rows += static_cast<int64_t>(ids.size());
+      }
+    }
+    EXPECT_LE(rows, 300 + 103 + 20);  // the budget, one sample, and what examples have beyond costs
+  }
+  EXPECT_NE(expected[0], expected[7]);
+  for (const auto& [first, world, workers] :
+       std::vector<std::array<int64_t, 3>>{{0, 1, 3}, {0, 2, 1}, {0, 3, 0}, {4, 1, 1}, {8, 2, 0}}) {
+    std::vector<Parts> got(expected.size());
+    for (int rank = 0; rank < world; ++rank) {
+      const auto loader = make(first, rank, static_cast<int>(world), workers);
+      for (int64_t s = first; s < kSteps; ++s) {
+        for (const auto& [part, batches] : contents(loader->next())) got[s][part] = batches;
+      }
+    }
+    for (int64_t s = first; s < kSteps; ++s)
+      EXPECT_EQ(got[s], expected[s]) << "step " << s << " from " << first << ", " << world
+                                     << " ranks, " << workers << " workers";
   }
 }
 
@@ -286,6 +327,21 @@ TEST(LoaderTest, StallIsMeasured) {
   });
   loader->next();
   EXPECT_GE(loader->figures().stall_s, 0.02);
+  EXPECT_EQ(loader->figures().steps, 1);
+}
+
+TEST(LoaderTest, StepsThatWaitAreCounted) {
+  auto options = loader_options(2, 1);
+  options.prefetch_steps = 3;
+  std::atomic<int64_t> prepared{0};
+  const auto loader = make_loader(40, options, 0, [&](const Sample& sample, int64_t global) {
+    ++prepared;
+    return plain_example(sample, global);
+  });
+  while (prepared < 6) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // the last step is packed
+  loader->next();
+  EXPECT_EQ(loader->figures().ready_steps, 3.0);
 }
 
 TEST(LoaderTest, RankWithoutPartsGetsNone) {
@@ -303,6 +359,7 @@ TEST(LoaderTest, OptionsThatMakeNoSenseAreConfigErrors) {
     EXPECT_THROW(make_loader(10, options), ConfigError);
   };
   fails([](LoaderOptions& o) { o.batch_samples = 0; });
+  fails([](LoaderOptions& o) { o.batch_tokens = 500; });  // beside batch_samples
   fails([](LoaderOptions& o) { o.parts = 5; });
   fails([](LoaderOptions& o) { o.parts = 0; });
   fails([](LoaderOptions& o) { o.workers = -1; });

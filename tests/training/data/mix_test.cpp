@@ -75,12 +75,50 @@ TEST(MixTest, ConfigListIsCheckedAndNamed) {
   EXPECT_THROW(open("data: []"), ConfigError);
   EXPECT_TRUE((throws_with<ConfigError>([&] { open("data: [{path: " + a + ", repeat: 0}]"); },
                                         {"run.yaml", "repeat"})));
-  EXPECT_TRUE((throws_with<ConfigError>([&] { open("data: [{path: " + a + ", weight: 2}]"); },
+  EXPECT_TRUE((throws_with<ConfigError>([&] { open("data: [{path: " + a + ", weight: 0}]"); },
                                         {"run.yaml", "weight"})));
+  EXPECT_TRUE((throws_with<ConfigError>(
+      [&] { open("data: [{path: " + a + ", weight: 2, repeat: 1}]"); }, {"exclude"})));
+  EXPECT_TRUE((throws_with<ConfigError>(
+      [&] { open("data: [{path: " + a + ", weight: 2}, {path: " + a + "}]"); },
+      {"every data set has a weight"})));
   EXPECT_TRUE((throws_with<DataError>([&] { open("data: [{path: /no/such.jsonl}]"); },
                                       {"/no/such.jsonl", "run.yaml"})));
   EXPECT_TRUE((throws_with<DataError>([&] { open("data: [{path: " + a + ", repeat: 0.01}]"); },
                                       {"no samples"})));
+}
+
+TEST(MixTest, WeightsAreSharesOfTheSamplesOfAnEpoch) {
+  const TempDir dir;
+  const auto a = text_corpus(dir, "a", 60), b = text_corpus(dir, "b", 10);
+  const auto open = [&](const std::string& weight_a, const std::string& weight_b) {
+    return open_datasets(
+        Config::parse("data: [{path: " + a.string() + ", weight: " + weight_a +
+                          "}, {path: " + b.string() + ", weight: " + weight_b + "}]",
+                      "run.yaml"),
+        "data");
+  };
+  const auto counts = [&](const Dataset& data) {
+    std::map<char, std::map<std::string, int>> seen;
+    for (const auto& id : ids(data)) ++seen[id[0]][id];
+    return seen;
+  };
+  // Three of four samples from a: all 60 of it once, so 20 of the 10 of b, each twice.
+  const auto more = open("3", "1");
+  EXPECT_EQ(more->size(), 80);
+  auto seen = counts(*more);
+  EXPECT_EQ(seen['a'].size(), 60U);
+  for (const auto& [id, count] : seen['b']) EXPECT_EQ(count, 2) << id;
+  EXPECT_EQ(seen['b'].size(), 10U);
+  // Half and half, named by any scale; the smaller one six times.
+  EXPECT_EQ(open("0.5", "0.5")->size(), 120);
+  EXPECT_EQ(open("7", "7")->fingerprint(), open("1", "1")->fingerprint());
+  // Most from the small one: it is the other that the epoch waits for.
+  EXPECT_EQ(open("1", "9")->size(), 600);
+  // A share that is no whole number of repeats.
+  seen = counts(*open("4", "1"));
+  for (const auto& [id, count] : seen['b']) EXPECT_TRUE(count == 1 || count == 2) << id;
+  EXPECT_EQ(repeats_of_weights({60, 10}, {4, 1})[1], 1.5);
 }
 
 TEST(SamplerTest, EveryEpochIsAnotherPermutation) {
