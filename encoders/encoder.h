@@ -10,6 +10,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "backbone/kernels/segments.h"
+#include "backbone/nn/linear.h"
 #include "backbone/nn/row_layout.h"
 #include "backbone/weights/weights.h"
 #include "core/json.h"
@@ -47,15 +48,26 @@ class Encoder {
   /// for a layer or pooling that is not there).
   virtual RowLayout layout(const EncoderInput& input, const FeatureSelect& select) const = 0;
   /// All items of a batch together; differentiable in the parameters that require grad. Bits of an
-  /// item do not depend on the others when per_item is set.
+  /// item do not depend on the others when per_item is set. `dropout`: in training, for LoRA: a key
+  /// for each picture, frame or window of sound, i.e. for each x[i] of each input.
   virtual Features forward(const std::vector<EncoderInput>& inputs, const FeatureSelect& select,
-                           bool per_item = false) const = 0;
+                           bool per_item = false, const DropoutKeys& dropout = {}) const = 0;
+  /// What shapes its features besides the weights (heads, epsilon, preprocessing), as one line; the
+  /// same for every folder that this encoder is loaded from.
+  virtual std::string settings() const = 0;
   /// Every parameter with its full name as on disk.
   virtual const std::vector<NamedTensor>& parameters() const = 0;
+  /// The linears of its blocks in order, and of its head where it has one; an encoder without
+  /// linears has none.
+  virtual std::vector<Linear> linears() const { return {}; }
   /// config.json, preprocessor_config.json and model.safetensors, such that load_encoder() and
   /// transformers read it back.
   virtual void save(const std::filesystem::path& dir) const = 0;
 };
+
+/// Names an encoder by what decides its features: settings, and the values and dtype of the
+/// weights. 32 hex digits.
+std::string encoder_identity(const Encoder& encoder);
 
 /// A Hugging Face folder (config.json, preprocessor_config.json, weights), by model_type through
 /// the registry; strict. dtype float32 or bfloat16.

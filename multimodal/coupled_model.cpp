@@ -6,7 +6,9 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "backbone/lora.h"
 #include "core/error.h"
+#include "core/rng.h"
 #include "core/time_split.h"
 
 namespace euromodal {
@@ -14,16 +16,32 @@ namespace euromodal {
 struct CoupledModel::Gathered {
   Modality kind = Modality::kImage;
   std::vector<EncoderInput> inputs;
-  std::vector<std::string> keys;  // for the cache; empty: none
+  std::vector<StoredFeatures> stored;  // one per input; rows undefined: to be encoded
+  std::vector<std::string> keys;       // for the cache; empty: none
   std::vector<SpliceItem> places;
   std::vector<int64_t> per_sample;  // items of each sample of the batch
+  DropoutKeys dropout;              // keys, one per segment of the encoder; empty: no dropout
 };
 
 namespace {
 
-bool coupled_trains(const std::vector<NamedTensor>& parameters) {
+bool coupled_trains(const Encoder& encoder) {
+  const std::vector<NamedTensor>& parameters = encoder.parameters();
+  const std::vector<Linear> linears = encoder.linears();
   return std::any_of(parameters.begin(), parameters.end(),
-                     [](const NamedTensor& p) { return p.tensor.requires_grad(); });
+                     [](const NamedTensor& p) { return p.tensor.requires_grad(); }) ||
+         std::any_of(linears.begin(), linears.end(),
+                     [](const Linear& linear) { return linear.trains(); });
+}
+
+/// One key a sample; none when a sample has none.
+DropoutKeys coupled_dropout_keys(const Batch& batch) {
+  DropoutKeys out;
+  for (const Example& example : batch.examples) {
+    if (!example.dropout_key) return {};
+    out.push_back(*example.dropout_key);
+  }
+  return out;
 }
 
 /// The rows before the first medium: the same ids give the same rows. Those of a sample without
@@ -56,6 +74,17 @@ at::Tensor coupled_lookup_ids(const Batch& batch) {
   return ids_T.defined() ? ids_T : batch.ids_T;
 }
 
+/// In the encoder's dtype.
+at::Tensor coupled_stored_rows(const StoredFeatures& stored, const Encoder& encoder,
+                               const SpliceItem& place) {
+  const at::Tensor& rows_LE = stored.rows_LE;
+  check<DataError>(rows_LE.size(1) == encoder.width() && rows_LE.size(0) == stored.layout.rows(),
+                   "sample {}: {} {}: stored features [{}, {}], expected [{}, {}]", place.sample,
+                   modality_name(place.kind), place.item, rows_LE.size(0), rows_LE.size(1),
+                   stored.layout.rows(), encoder.width());
+  return rows_LE.to(encoder.parameters().front().tensor.scalar_type());
+}
+
 }  // namespace
 
 CoupledModel::CoupledModel(ModelParts parts) : parts_(std::move(parts)) {
@@ -63,11 +92,15 @@ CoupledModel::CoupledModel(ModelParts parts) : parts_(std::move(parts)) {
     for (const NamedTensor& p : list) parameters_.push_back({prefix + p.name, p.tensor});
   };
   add("backbone.", parts_.text.parameters);
+  add("backbone.", lora_parameters(parts_.text.llama->linears()));
   for (const Modality kind : kModalities) {
     const auto& media = parts_.media[index(kind)];
     if (!media) continue;
-    if (media->frames == 0)  // a shared encoder is listed once, under the kind that owns it
-      add(fmt::format("encoder.{}.", modality_name(kind)), media->encoder->parameters());
+    if (media->frames > 0)
+      continue;  // a shared encoder is listed once, under the kind that owns it
+    const std::string prefix = fmt::format("encoder.{}.", modality_name(kind));
+    add(prefix, media->encoder->parameters());
+    add(prefix, lora_parameters(media->encoder->linears()));
   }
   for (const Modality kind : kModalities) {
     if (const auto& media = parts_.media[index(kind)])
@@ -85,6 +118,18 @@ int64_t CoupledModel::num_tokens(Modality kind, const EncoderInput& input) const
   return media.adapter->num_tokens(media.encoder->layout(input, media.select));
 }
 
+int64_t CoupledModel::num_tokens(Modality kind, const RowLayout& layout) const {
+  return part(kind).adapter->num_tokens(layout);
+}
+
+FeatureIdentity CoupledModel::feature_identity(Modality kind) const {
+  const MediaPart& media = part(kind);
+  const std::scoped_lock lock(identity_mutex_);
+  std::string& identity = identities_[index(kind)];
+  if (identity.empty()) identity = encoder_identity(*media.encoder);
+  return {identity, media.features};
+}
+
 EncoderInput CoupledModel::prepare(Modality kind, const MediaSource& source) const {
   const Encoder& encoder = *part(kind).encoder;
   return encoder.preprocess(encoder.read(source));
@@ -94,8 +139,10 @@ at::Tensor CoupledModel::forward(const Batch& batch, FeatureCache* cache,
                                  PrefixCache* prefixes) const {
   const at::Tensor emb_TD = embed(batch, cache);
   const TimeScope scope("backbone");
-  if (prefixes == nullptr) return parts_.text.llama->forward(emb_TD, batch.rows);
-  return parts_.text.llama->forward(emb_TD, batch.rows, coupled_prefixes(batch), *prefixes);
+  const DropoutKeys dropout = coupled_dropout_keys(batch);
+  if (prefixes == nullptr) return parts_.text.llama->forward(emb_TD, batch.rows, dropout);
+  return parts_.text.llama->forward(emb_TD, batch.rows, coupled_prefixes(batch), *prefixes,
+                                    dropout);
 }
 
 at::Tensor CoupledModel::embed(const Batch& batch, FeatureCache* cache) const {
@@ -137,7 +184,14 @@ CoupledModel::Gathered CoupledModel::gather(const Batch& batch, Modality kind) c
     for (size_t i = 0; i < example.inputs.size(); ++i) {
       if (example.kinds[i] != kind) continue;
       out.inputs.push_back(example.inputs[i]);
+      out.stored.push_back(example.features.empty() ? StoredFeatures{} : example.features[i]);
       out.keys.push_back(i < example.media_keys.size() ? example.media_keys[i] : "");
+      // an encoder's segments: one a window of sound, picture or frame
+      const at::Tensor& x = example.inputs[i].x;  // undefined: stored features
+      for (int64_t j = 0; example.dropout_key && x.defined() && j < x.size(0); ++j) {
+        const Rng item = Rng(*example.dropout_key).fork("item", i);
+        out.dropout.push_back(item.fork("segment", static_cast<uint64_t>(j)).key());
+      }
       ++items;
     }
     check<DataError>(runs == items, "sample {}: {} placeholder runs but {} {} items", example.id,
@@ -146,7 +200,8 @@ CoupledModel::Gathered CoupledModel::gather(const Batch& batch, Modality kind) c
   }
   for (size_t i = 0; i < out.places.size(); ++i) {
     SpliceItem& place = out.places[i];
-    place.rows = num_tokens(kind, out.inputs[i]);
+    place.rows = out.stored[i].rows_LE.defined() ? num_tokens(kind, out.stored[i].layout)
+                                                 : num_tokens(kind, out.inputs[i]);
     check_rows(place);
   }
   return out;
@@ -155,18 +210,33 @@ CoupledModel::Gathered CoupledModel::gather(const Batch& batch, Modality kind) c
 Features CoupledModel::encode(const Gathered& items, const MediaPart& part, bool per_item,
                               FeatureCache* cache) const {
   const TimeScope scope("encode");
-  if (coupled_trains(part.encoder->parameters()))
-    return part.encoder->forward(items.inputs, part.select, per_item);
+  const auto first_stored =
+      std::find_if(items.stored.begin(), items.stored.end(),
+                   [](const StoredFeatures& stored) { return stored.rows_LE.defined(); });
+  const bool any_stored = first_stored != items.stored.end();
+  if (coupled_trains(*part.encoder)) {
+    check<DataError>(!any_stored,
+                     "sample {}: {} as stored features, but its encoder is trained: they would not "
+                     "follow it",
+                     items.places[any_stored ? first_stored - items.stored.begin() : 0].sample,
+                     modality_name(items.kind));
+    return part.encoder->forward(items.inputs, part.select, per_item, items.dropout);
+  }
   const c10::NoGradGuard no_graph;
-  if (!cache) return part.encoder->forward(items.inputs, part.select, per_item);
+  if (!cache && !any_stored) return part.encoder->forward(items.inputs, part.select, per_item);
 
   Features out;
   std::vector<at::Tensor> rows(items.inputs.size());
   std::vector<EncoderInput> missing;
   std::vector<size_t> missing_at;
   for (size_t i = 0; i < items.inputs.size(); ++i) {
+    if (items.stored[i].rows_LE.defined()) {
+      out.items.push_back(items.stored[i].layout);
+      rows[i] = coupled_stored_rows(items.stored[i], *part.encoder, items.places[i]);
+      continue;
+    }
     out.items.push_back(part.encoder->layout(items.inputs[i], part.select));
-    if (!items.keys[i].empty()) rows[i] = cache->find(items.kind, items.keys[i]);
+    if (cache && !items.keys[i].empty()) rows[i] = cache->find(items.kind, items.keys[i]);
     if (rows[i].defined()) continue;
     missing.push_back(items.inputs[i]);
     missing_at.push_back(i);
@@ -182,7 +252,7 @@ Features CoupledModel::encode(const Gathered& items, const MediaPart& part, bool
       const int64_t end = at + fresh.items[j].rows();
       rows[i] = fresh.rows_LE.slice(0, at, end);
       at = end;
-      cache->insert(items.kind, items.keys[i], rows[i]);
+      if (cache) cache->insert(items.kind, items.keys[i], rows[i]);
     }
   }
   out.rows_LE = at::cat(rows);

@@ -5,6 +5,7 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -33,6 +34,7 @@ struct ModelParts {
   PlanContext context;
   std::map<std::string, std::string> tokenizer_files;  // name -> content
   std::array<std::optional<MediaPart>, 3> media;       // by Modality
+  bool merge_lora = false;                             // when saving
 };
 
 class CoupledModel final : public MultimodalModel {
@@ -44,6 +46,8 @@ class CoupledModel final : public MultimodalModel {
   bool takes(Modality kind) const override { return parts_.media[index(kind)].has_value(); }
   const Encoder& encoder(Modality kind) const override { return *part(kind).encoder; }
   int64_t num_tokens(Modality kind, const EncoderInput& input) const override;
+  int64_t num_tokens(Modality kind, const RowLayout& layout) const override;
+  FeatureIdentity feature_identity(Modality kind) const override;
   EncoderInput prepare(Modality kind, const MediaSource& source) const override;
   at::Tensor forward(const Batch& batch, FeatureCache* cache,
                      PrefixCache* prefixes = nullptr) const override;
@@ -64,6 +68,8 @@ class CoupledModel final : public MultimodalModel {
 
   ModelParts parts_;
   std::vector<NamedTensor> parameters_;
+  mutable std::mutex identity_mutex_;
+  mutable std::array<std::string, 3> identities_;  // of the encoders; computed when first asked for
 };
 
 }  // namespace euromodal

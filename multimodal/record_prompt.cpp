@@ -2,6 +2,7 @@
 #include "multimodal/record_prompt.h"
 
 #include "core/error.h"
+#include "multimodal/stored_features.h"
 
 namespace euromodal {
 namespace {
@@ -16,18 +17,26 @@ size_t prompt_turns(const Record& record) {
 
 }  // namespace
 
-int64_t add_medium(const MultimodalModel& model, Modality kind, const MediaSource& source,
-                   Example& example) {
-  check<DataError>(model.takes(kind), "{}: this model takes no {}", source.name,
-                   modality_name(kind));
-  EncoderInput input = model.prepare(kind, source);
+int64_t add_medium(const MultimodalModel& model, const CaptionMedium& medium, Example& example) {
+  check<DataError>(model.takes(medium.kind), "{}: this model takes no {}", medium.source.name,
+                   modality_name(medium.kind));
+  example.features.emplace_back();
+  if (!medium.tensor.empty()) {
+    const FeatureIdentity identity = model.feature_identity(medium.kind);
+    example.features.back() = read_features(medium.source, medium.tensor, &identity);
+    example.kinds.push_back(medium.kind);
+    example.inputs.emplace_back();
+    example.media_keys.emplace_back();
+    return model.num_tokens(medium.kind, example.features.back().layout);
+  }
+  EncoderInput input = model.prepare(medium.kind, medium.source);
   int64_t tokens = 0;
   try {
-    tokens = model.num_tokens(kind, input);
+    tokens = model.num_tokens(medium.kind, input);
   } catch (const DataError& e) {
-    throw DataError("{}: {}", source.name, e.what());
+    throw DataError("{}: {}", medium.source.name, e.what());
   }
-  example.kinds.push_back(kind);
+  example.kinds.push_back(medium.kind);
   example.inputs.push_back(std::move(input));
   example.media_keys.emplace_back();
   return tokens;
@@ -43,7 +52,8 @@ Example caption_record(const MultimodalModel& model, const Record& record,
       if (!part.is_media) continue;
       check<DataError>(tokens.size() < media.size(), "sample {}: medium {} is missing", record.id,
                        part.media.uri);
-      tokens.push_back(add_medium(model, part.media.kind, media[tokens.size()], example));
+      tokens.push_back(
+          add_medium(model, {part.media.kind, media[tokens.size()], part.media.tensor}, example));
     }
   }
   example.plan = plan_record_prompt(record, tokens, model.plan_context());

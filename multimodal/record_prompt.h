@@ -8,10 +8,15 @@
 
 namespace euromodal {
 
+struct CaptionMedium {
+  Modality kind;
+  MediaSource source;
+  std::string tensor{};  // features computed before: their name in `source`; else empty
+};
+
 /// Decodes and preprocesses one medium into `example`; returns its number of tokens. DataError
 /// naming the medium.
-int64_t add_medium(const MultimodalModel& model, Modality kind, const MediaSource& source,
-                   Example& example);
+int64_t add_medium(const MultimodalModel& model, const CaptionMedium& medium, Example& example);
 
 /// `media`: of the whole record, in order. The example's labels are all -100. DataError naming the
 /// medium.

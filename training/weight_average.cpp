@@ -13,36 +13,40 @@ constexpr int64_t kGrain = 65536;  // numbers per task
 }  // namespace
 
 WeightAverage::WeightAverage(const FlatBuffer& buffer, double decay)
-    : rate_(static_cast<float>(1.0 - decay)), average_N_(buffer.master_N().detach().clone()) {}
+    : rate_(static_cast<float>(1.0 - decay)) {
+  for (const FlatBucket& bucket : buffer.buckets())
+    owned_.push_back(bucket.master.detach().clone());
+}
 
 void WeightAverage::update(const FlatBuffer& buffer) {
-  const float* value = buffer.master();
-  float* average = average_N_.mutable_data_ptr<float>();
   const float rate = rate_;
-  at::parallel_for(0, buffer.size(), kGrain, [&](int64_t begin, int64_t end) {
+  for (size_t b = 0; b < owned_.size(); ++b) {
+    const float* value = buffer.buckets()[b].master.const_data_ptr<float>();
+    float* average = owned_[b].mutable_data_ptr<float>();
+    at::parallel_for(0, owned_[b].numel(), kGrain, [&](int64_t begin, int64_t end) {
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) average[i] += rate * (value[i] - average[i]);
-  });
+      for (int64_t i = begin; i < end; ++i) average[i] += rate * (value[i] - average[i]);
+    });
+  }
 }
 
-at::Tensor WeightAverage::value_of(const FlatSlot& slot) const {
-  return average_N_.narrow(0, slot.offset, slot.count).view(slot.shape);
+std::vector<OwnedTensor> WeightAverage::tensors(const FlatBuffer& buffer) const {
+  std::vector<OwnedTensor> out;
+  for (size_t s = 0; s < buffer.slots().size(); ++s) {
+    const FlatSlot& slot = buffer.slots()[s];
+    out.push_back({slot.name, static_cast<int64_t>(s), owned_[static_cast<size_t>(slot.bucket)]});
+  }
+  return out;
 }
 
-WeightAverage::InPlace::InPlace(FlatBuffer& buffer, const WeightAverage& average)
-    : buffer_(buffer) {
+void WeightAverage::swap(FlatBuffer& buffer, Collectives& world) {
   const at::NoGradGuard no_grad;
-  at::Tensor master_N = buffer.master_N();
-  kept_N_ = master_N.clone();
-  master_N.copy_(average.average_N_);
-  buffer_.publish();
-}
-
-WeightAverage::InPlace::~InPlace() {
-  const at::NoGradGuard no_grad;
-  at::Tensor master_N = buffer_.master_N();
-  master_N.copy_(kept_N_);
-  buffer_.publish();
+  for (size_t b = 0; b < owned_.size(); ++b) {
+    const at::Tensor master = buffer.buckets()[b].master, kept = master.clone();
+    master.copy_(owned_[b]);
+    owned_[b].copy_(kept);
+  }
+  buffer.publish(world);
 }
 
 }  // namespace euromodal

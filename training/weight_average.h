@@ -1,7 +1,9 @@
 // weight_average.h — the exponential moving average of what is trained (Polyak and Juditsky 1992):
 // after every update  average += (1 - decay) · (value - average), in fp32. It starts at the
-// starting values. N numbers, laid out as in the flat buffer.
+// starting values. A rank keeps it for the numbers that it updates (flat_buffer.h).
 #pragma once
+#include <vector>
+
 #include <ATen/core/Tensor.h>
 
 #include "training/flat_buffer.h"
@@ -14,25 +16,15 @@ class WeightAverage {
   WeightAverage(const FlatBuffer& buffer, double decay);
   /// After an update of `buffer`.
   void update(const FlatBuffer& buffer);
-  /// A view of one parameter's average, in its shape.
-  at::Tensor value_of(const FlatSlot& slot) const;
-
-  /// While it lives, the model's parameters hold the average; then their values come back.
-  class InPlace {
-   public:
-    InPlace(FlatBuffer& buffer, const WeightAverage& average);
-    ~InPlace();
-    InPlace(const InPlace&) = delete;
-    InPlace& operator=(const InPlace&) = delete;
-
-   private:
-    FlatBuffer& buffer_;
-    at::Tensor kept_N_;
-  };
+  /// The average by parameter name.
+  std::vector<OwnedTensor> tensors(const FlatBuffer& buffer) const;
+  /// The model's parameters and the average change places; the second call puts them back, bit for
+  /// bit. Every rank calls it.
+  void swap(FlatBuffer& buffer, Collectives& world);
 
  private:
-  float rate_;            // 1 - decay
-  at::Tensor average_N_;  // [N] f32
+  float rate_;                     // 1 - decay
+  std::vector<at::Tensor> owned_;  // by bucket, as its master values
 };
 
 }  // namespace euromodal

@@ -54,8 +54,9 @@ class JsonlDataset final : public Dataset {
     for (const MediaRef* ref : media_refs(sample.record)) {
       const auto path = dir_ / ref->uri;
       std::error_code error;
-      check<DataError>(std::filesystem::is_regular_file(path, error), "{}: {} file is missing: {}",
-                       where(index), modality_name(ref->kind), path.string());
+      check<DataError>(std::filesystem::exists(path, error) && !std::filesystem::is_directory(path),
+                       "{}: {} file is missing: {}", where(index), modality_name(ref->kind),
+                       path.string());
       sample.media.push_back({path.string(), {}, /*in_memory=*/false});
     }
     return sample;

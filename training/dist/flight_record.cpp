@@ -87,6 +87,11 @@ void FlightRecord::unblock() {
   leave();
 }
 
+void FlightRecord::set_stood_still(double seconds) {
+  const std::lock_guard lock(mutex_);
+  stood_still_s_ = seconds;
+}
+
 double FlightRecord::blocked_s() const {
   const std::lock_guard lock(mutex_);
   return blocked_s_;
@@ -145,12 +150,19 @@ Json FlightRecord::json(const std::string& reason) const {
                      {"start_s", e.start_s},
                      {"end_s", e.end_s}});
   }
-  return {{"rank", at.rank},         {"size", at.size},
-          {"host", host_},           {"pid", ::getpid()},
-          {"reason", reason},        {"written_s", flight_unix_s()},
-          {"phase", at.phase},       {"deadline_s", at.deadline_s},
-          {"silent_s", at.silent_s}, {"inside", at.inside},
-          {"waiting", at.waiting},   {"pending", at.pending},
+  return {{"rank", at.rank},
+          {"size", at.size},
+          {"host", host_},
+          {"pid", ::getpid()},
+          {"reason", reason},
+          {"written_s", flight_unix_s()},
+          {"phase", at.phase},
+          {"deadline_s", at.deadline_s},
+          {"silent_s", at.silent_s},
+          {"inside", at.inside},
+          {"waiting", at.waiting},
+          {"pending", at.pending},
+          {"stood_still_s", stood_still_s_},
           {"calls", calls}};
 }
 

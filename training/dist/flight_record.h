@@ -39,6 +39,8 @@ class FlightRecord {
   void started(const std::string& group, int64_t sequence);
   void ended(int64_t ticket);
   void failed(int64_t ticket);  // it threw
+  /// The whole process was not run for so long (SIGSTOP, starved); 0: it was.
+  void set_stood_still(double seconds);
   /// Seconds spent so far between block() and its end.
   double blocked_s() const;
 
@@ -74,7 +76,8 @@ class FlightRecord {
   int rank_ = 0, size_ = 1;
   int64_t tickets_ = 0, blocked_ = 0;  // blocked_: ticket, 0: none
   std::string phase_ = "setup", host_ = host_name();
-  double deadline_s_ = 1e9, progress_s_ = steady_s(), blocked_since_s_ = 0.0, blocked_s_ = 0.0;
+  double deadline_s_ = 1e9, progress_s_ = steady_s(), blocked_since_s_ = 0.0, blocked_s_ = 0.0,
+         stood_still_s_ = 0.0;
 
   static std::string host_name();
   static double steady_s();

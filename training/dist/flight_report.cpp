@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 struct FlightRank {
   int rank = 0;
   std::string host, phase, inside, reason;
-  double silent_s = 0.0;
+  double silent_s = 0.0, stood_still_s = 0.0;
   struct Call {
     FlightCall call;
     std::string phase;
@@ -36,7 +36,8 @@ FlightRank flight_read(const fs::path& file, int* size) {
                  .phase = view.str("phase"),
                  .inside = view.str("inside"),
                  .reason = view.str("reason"),
-                 .silent_s = view.f64("silent_s")};
+                 .silent_s = view.f64("silent_s"),
+                 .stood_still_s = view.f64("stood_still_s", 0.0)};
   *size = std::max(*size, static_cast<int>(view.i64("size")));
   check(json.contains("calls") && json["calls"].is_array(), "{}: has no calls", file.string());
   for (const Json& entry : json["calls"]) {
@@ -191,7 +192,19 @@ Json flight_report(const fs::path& folder) {
       out["absent"] = elsewhere;
     }
   }
-  for (const int absent : out["absent"].get<std::vector<int>>()) {
+  // A rank that was stopped and woken again by what ends the run may have come by now.
+  std::vector<int> all_absent = out["absent"].get<std::vector<int>>();
+  for (const FlightRank& rank : ranks) {
+    if (rank.stood_still_s == 0.0) continue;
+    verdict += fmt::format(
+        "; the whole process of rank {} on {} stood still for {:.1f} s (stopped or starved)",
+        rank.rank, rank.host, rank.stood_still_s);
+    if (std::find(all_absent.begin(), all_absent.end(), rank.rank) == all_absent.end())
+      all_absent.push_back(rank.rank);
+  }
+  std::sort(all_absent.begin(), all_absent.end());
+  out["absent"] = all_absent;
+  for (const int absent : all_absent) {
     const auto at = std::find_if(ranks.begin(), ranks.end(),
                                  [&](const FlightRank& rank) { return rank.rank == absent; });
     verdict +=

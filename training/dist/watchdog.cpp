@@ -43,12 +43,12 @@ void watchdog_sleep(sem_t* bell, double seconds) {
   }
 }
 
-/// `frozen_s`: how long this thread itself was not run.
+/// `frozen_s`: how long this thread itself was not run, where that explains the fault.
 std::string watchdog_text(const FlightRecord::Now& now, const std::string& host, double frozen_s) {
   std::string who = fmt::format(
       "rank {} of {} on host {}, phase '{}': no progress for {:.1f} s (deadline {:g} s)", now.rank,
       now.size, host, now.phase, now.silent_s, now.deadline_s);
-  if (frozen_s > 0.5 * now.deadline_s)
+  if (frozen_s > 0.0)
     return fmt::format("{}: the whole process stood still for {:.1f} s (stopped or starved)", who,
                        frozen_s);
   if (now.inside.empty())
@@ -96,6 +96,9 @@ void Watchdog::watch() {
   double frozen_s = 0.0;
   while (!impl_->stop) {
     const FlightRecord::Now now = record_.now();
+    // Judged by the phase of now: the one before the nap may have had another deadline.
+    if (frozen_s < 0.5 * now.deadline_s) frozen_s = 0.0;
+    if (frozen_s > 0.0) record_.set_stood_still(frozen_s);
     if (const int signal = watchdog_signal.exchange(0); signal != 0) {
       write(fmt::format("signal {}", signal));
       if (signal == SIGUSR2)

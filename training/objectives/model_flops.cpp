@@ -57,7 +57,11 @@ double ModelFlops::of(const Batch& batch, const FeatureCache* cache) const {
       const Modality kind = example.kinds[i];
       const Media& media = media_.at(kind);
       body.backward |= media.encoder.backward || media.adapter.trained > 0;
-      total += stack_flops(media.adapter, model_.num_tokens(kind, example.inputs[i]));
+      const bool stored = i < example.features.size() && example.features[i].rows_LE.defined();
+      total +=
+          stack_flops(media.adapter, stored ? model_.num_tokens(kind, example.features[i].layout)
+                                            : model_.num_tokens(kind, example.inputs[i]));
+      if (stored) continue;  // nothing to encode
       const bool cached = cache != nullptr && !media.encoder.backward &&
                           i < example.media_keys.size() && !example.media_keys[i].empty() &&
                           cache->find(kind, example.media_keys[i]).defined();

@@ -10,59 +10,39 @@
 
 #include "backbone/greedy.h"
 #include "backbone/kernels/cross_entropy/cross_entropy.h"
+#include "backbone/kernels/row_losses.h"
 #include "core/time_split.h"
 #include "multimodal/model.h"
 #include "multimodal/record_prompt.h"
 #include "training/data/datasets.h"
-#include "training/objectives/media_inputs.h"
+#include "training/objectives/distillation.h"
+#include "training/objectives/labelled_rows.h"
+#include "training/objectives/media_augment.h"
 #include "training/objectives/model_flops.h"
 
 namespace euromodal {
 
 namespace {
 
-constexpr size_t kKinds = 4;  // text alone, and the three modalities
-constexpr const char* kKindNames[kKinds] = {"loss_text", "loss_image", "loss_audio", "loss_video"};
-
-size_t next_token_kind(const Example& example) {
-  return example.kinds.empty() ? 0 : 1 + static_cast<size_t>(example.kinds.front());
-}
-
-/// The labelled rows of a batch, read from the plans (host side), of one kind or of all.
-struct LabelledRows {
-  std::vector<int64_t> rows, labels;
-  std::vector<int64_t> lengths;  // labelled rows of each sample
-};
-
-LabelledRows next_token_rows(const Batch& batch, std::optional<size_t> kind) {
-  LabelledRows out;
-  for (size_t s = 0; s < batch.examples.size(); ++s) {
-    const Example& example = batch.examples[s];
-    const size_t before = out.rows.size();
-    if (!kind || *kind == next_token_kind(example)) {
-      const int64_t base = batch.rows.begin(static_cast<int64_t>(s));
-      for (size_t t = 0; t < example.plan.labels.size(); ++t) {
-        if (example.plan.labels[t] < 0) continue;
-        out.rows.push_back(base + static_cast<int64_t>(t));
-        out.labels.push_back(example.plan.labels[t]);
-      }
-    }
-    out.lengths.push_back(static_cast<int64_t>(out.rows.size() - before));
-  }
-  return out;
-}
-
 at::Tensor next_token_index(const std::vector<int64_t>& values) {
   return at::tensor(values, at::TensorOptions().dtype(at::kLong));
+}
+
+bool next_token_pretrained(const Config& model) {
+  return model.has("folder") || model.child("backbone").has("model");
 }
 
 class NextToken final : public Objective {
  public:
   NextToken(const Config& config, uint64_t seed, bool deterministic)
       : model_(MultimodalModel::from_config(config.child("model"), seed)),
-        pretrained_(config.child("model").has("folder") ||
-                    config.child("model").child("backbone").has("model")),
+        pretrained_(next_token_pretrained(config.child("model"))),
         label_smoothing_(config.f64("label_smoothing", 0.0)),
+        z_loss_(config.f64("z_loss", 0.0)),
+        weights_(LossWeights::parse(config)),
+        distill_(DistillOptions::parse(config)),
+        distill_where_(config.where("distill")),
+        augment_(MediaAugment::parse(config)),
         deterministic_(deterministic),
         features_(config.i64("feature_cache_mb", 512) * 1'000'000),
         inputs_(config.i64("input_cache_mb", 512) * 1'000'000),
@@ -71,13 +51,16 @@ class NextToken final : public Objective {
     check<ConfigError>(label_smoothing_ >= 0.0 && label_smoothing_ < 1.0,
                        "{}: expected a number in [0, 1), got {}", config.where("label_smoothing"),
                        label_smoothing_);
+    check<ConfigError>(z_loss_ >= 0.0 && z_loss_ < 1.0, "{}: expected a number in [0, 1), got {}",
+                       config.where("z_loss"), z_loss_);
     head_VD_ = model_->backbone().head_VD();
   }
 
-  Example prepare(const Sample& sample, const Rng&, bool) const override {
+  Example prepare(const Sample& sample, const Rng& rng, bool training) const override {
     Example out;
     out.id = sample.record.id;
     out.index = sample.index;
+    if (training) out.dropout_key = rng.fork("dropout").key();
     std::vector<int64_t> tokens;
     const std::vector<const MediaRef*> refs = media_refs(sample.record);
     check<DataError>(refs.size() == sample.media.size(), "{} media in the record but {} sources",
@@ -86,9 +69,7 @@ class NextToken final : public Objective {
       const Modality kind = refs[i]->kind;
       check<DataError>(model_->takes(kind), "the model takes no {}", modality_name(kind));
       out.kinds.push_back(kind);
-      out.inputs.push_back(inputs_.get(model_->encoder(kind), *refs[i], sample.media[i]));
-      out.media_keys.push_back(media_key(*refs[i], sample.media[i]));
-      tokens.push_back(model_->num_tokens(kind, out.inputs.back()));
+      tokens.push_back(add_medium(*refs[i], sample.media[i], rng.fork("medium", i), training, out));
     }
     out.plan = plan_record(sample.record, tokens, model_->plan_context());
     const int64_t longest = model_->backbone().config().max_positions;
@@ -98,34 +79,34 @@ class NextToken final : public Objective {
     check<DataError>(std::any_of(out.plan.labels.begin(), out.plan.labels.end(),
                                  [](int64_t label) { return label >= 0; }),
                      "no token to learn from (no assistant's turn)");
+    if (distill_)
+      out.teacher = plan_teacher(sample.record, out.plan, model_->plan_context(), longest);
     return out;
   }
 
-  LossSums loss(const Batch& batch, bool) override {
-    LossSums out;
-    const at::Tensor hidden_TD =
-        model_->forward(batch, &features_, keep_prefixes_ ? &prefixes_ : nullptr);
-    std::array<bool, kKinds> present{};
-    for (const Example& example : batch.examples) present[next_token_kind(example)] = true;
+  LossSums loss(const Batch& batch, bool training) override {
+    Pass pass{batch,
+              model_->forward(batch, &features_, keep_prefixes_ ? &prefixes_ : nullptr),
+              {},
+              training};
+    if (distill_) pass.teacher = teacher_rows(*model_, batch);
+    std::array<bool, kSampleKinds> present{};
+    for (const Example& example : batch.examples) present[sample_kind(example)] = true;
     const bool one_kind = std::count(present.begin(), present.end(), true) == 1;
+    LossSums out;
     if (deterministic_ || one_kind) {  // one sum: kinds would change the order of additions
-      out = sum(batch, hidden_TD, std::nullopt);
+      out = sum(pass, std::nullopt);
     }
-    for (size_t kind = 0; kind < kKinds; ++kind) {
+    for (size_t kind = 0; kind < kSampleKinds; ++kind) {
       if (!present[kind]) continue;
-      if (one_kind) {
-        out.metrics.push_back({kKindNames[kind], out.loss_sum.detach(), out.count});
-      } else if (deterministic_) {
-        const c10::NoGradGuard no_graph;
-        const LossSums part = sum(batch, hidden_TD, kind);
-        if (part.count > 0) out.metrics.push_back({kKindNames[kind], part.loss_sum, part.count});
-      } else {
-        const LossSums part = sum(batch, hidden_TD, kind);
-        if (part.count == 0) continue;
-        out.metrics.push_back({kKindNames[kind], part.loss_sum.detach(), part.count});
-        out.loss_sum = out.loss_sum.defined() ? out.loss_sum + part.loss_sum : part.loss_sum;
-        out.count += part.count;
-      }
+      LossSums part = one_kind ? out : kind_sum(pass, kind);
+      if (part.count == 0.0) continue;
+      out.metrics.push_back(
+          {fmt::format("loss_{}", kSampleKindNames[kind]), part.loss_sum.detach(), part.count});
+      if (one_kind || deterministic_) continue;
+      out.loss_sum = out.loss_sum.defined() ? out.loss_sum + part.loss_sum : part.loss_sum;
+      out.count += part.count;
+      for (Metric& metric : part.metrics) out.metrics.push_back(std::move(metric));
     }
     return out;
   }
@@ -135,6 +116,7 @@ class NextToken final : public Objective {
   Llama* backbone() override { return &model_->backbone(); }
 
   std::vector<NamedTensor> make_aliases() override {
+    if (distill_) check_frozen_teacher();
     const at::Tensor& embedding_VD = model_->backbone().embedding_VD();
     if (!deterministic_ || !embedding_VD.requires_grad() ||
         !model_->backbone().head_VD().is_same(embedding_VD))
@@ -179,26 +161,105 @@ class NextToken final : public Objective {
   void save_model(const std::filesystem::path& dir) const override { model_->save(dir); }
 
  private:
-  LossSums sum(const Batch& batch, const at::Tensor& hidden_TD, std::optional<size_t> kind) const {
+  struct Pass {
+    const Batch& batch;
+    at::Tensor hidden_TD;
+    TeacherRows teacher;
+    bool training;
+  };
+
+  /// Reads a medium into `out`; returns its number of tokens.
+  int64_t add_medium(const MediaRef& ref, const MediaSource& source, const Rng& rng, bool training,
+                     Example& out) const {
+    const Encoder& encoder = model_->encoder(ref.kind);
+    const bool changed = training && augment_.changes(ref.kind);
+    out.media_keys.push_back(changed || !ref.tensor.empty() ? "" : media_key(ref, source));
+    if (!ref.tensor.empty()) {
+      check<DataError>(!changed, "{}: stored features cannot be augmented", source.name);
+      const FeatureIdentity identity = model_->feature_identity(ref.kind);
+      out.inputs.emplace_back();
+      out.features.resize(out.inputs.size());
+      out.features.back() = read_features(source, ref.tensor, &identity);
+      return model_->num_tokens(ref.kind, out.features.back().layout);
+    }
+    out.inputs.push_back(changed ? augment_.input(encoder, ref, source, inputs_, rng)
+                                 : inputs_.get(encoder, ref, source));
+    if (!out.features.empty()) out.features.emplace_back();
+    return model_->num_tokens(ref.kind, out.inputs.back());
+  }
+
+  /// Loss of the samples of one kind, or of all; metrics: the terms of a distillation.
+  LossSums sum(const Pass& pass, std::optional<size_t> kind) const {
     LossSums out;
-    const LabelledRows labelled = next_token_rows(batch, kind);
-    out.count = static_cast<double>(labelled.rows.size());
-    if (labelled.rows.empty()) return out;
+    const LabelledRows labelled = labelled_rows(pass.batch, weights_, kind);
+    out.count = labelled.weight;
+    if (out.count == 0.0) return out;
+    if (!distill_) {
+      out.loss_sum = cross_entropy(pass, labelled, nullptr);
+      return out;
+    }
+    const Segments rows = Segments::from_lengths(labelled.lengths, pass.batch.rows.per_sample);
+    at::Tensor graph = at::zeros({}, pass.hidden_TD.options().dtype(at::kFloat)), row_R = graph;
+    const Divergence kl = divergence(pass.batch, pass.hidden_TD, pass.teacher, labelled, head_VD_,
+                                     distill_->temperature);
+    if (kl.sum.defined()) {
+      graph = graph + distill_->weight * kl.sum;
+      row_R = row_R + distill_->weight * kl.row_loss_R;
+      out.metrics.push_back({"kl", kl.sum.detach(), kl.weight});
+    }
+    if (distill_->ce_weight > 0.0 || !pass.training) {
+      at::Tensor ce_R;
+      const at::Tensor ce = cross_entropy(pass, labelled, &ce_R);
+      graph = graph + distill_->ce_weight * ce;
+      row_R = row_R + distill_->ce_weight * ce_R;
+      out.metrics.push_back({"cross_entropy", ce.detach(), out.count});
+    }
+    // The value is summed row by row with both terms in each, so that it does not depend on how
+    // samples are packed; the difference of two such near numbers is exact.
+    out.loss_sum = row_R.dim() == 0
+                       ? graph
+                       : graph + (sum_row_losses(row_R.contiguous(), rows) - graph).detach();
+    return out;
+  }
+
+  LossSums kind_sum(const Pass& pass, size_t kind) const {
+    const c10::AutoGradMode graph(!deterministic_ && c10::GradMode::is_enabled());
+    return sum(pass, kind);
+  }
+
+  at::Tensor cross_entropy(const Pass& pass, const LabelledRows& labelled,
+                           at::Tensor* row_loss_R) const {
     const TimeScope scope("loss");
-    const auto device = hidden_TD.device();
-    out.loss_sum = linear_cross_entropy(
-        {.hidden_RD = hidden_TD.index_select(0, next_token_index(labelled.rows).to(device)),
+    const auto device = pass.hidden_TD.device();
+    return linear_cross_entropy(
+        {.hidden_RD = pass.hidden_TD.index_select(0, next_token_index(labelled.rows).to(device)),
          .weight_VD = head_VD_,
          .labels_R = next_token_index(labelled.labels).to(device),
-         .row_weight_R = {},
-         .label_smoothing = label_smoothing_},
-        Segments::from_lengths(labelled.lengths, batch.rows.per_sample));
-    return out;
+         .row_weight_R = weights_.all_one() ? at::Tensor()
+                                            : at::tensor(labelled.weights, at::kFloat).to(device),
+         .label_smoothing = label_smoothing_,
+         .z_loss = pass.training ? z_loss_ : 0.0,
+         .row_loss_R = row_loss_R},
+        Segments::from_lengths(labelled.lengths, pass.batch.rows.per_sample));
+  }
+
+  void check_frozen_teacher() const {
+    for (const NamedTensor& parameter : model_->parameters()) {
+      check<ConfigError>(
+          !parameter.tensor.requires_grad() || parameter.name.compare(0, 9, "backbone.") != 0,
+          "{}: the teacher is the backbone itself and must be frozen, but "
+          "'trainable' takes {}",
+          distill_where_, parameter.name);
+    }
   }
 
   std::unique_ptr<MultimodalModel> model_;
   bool pretrained_;
-  double label_smoothing_;
+  double label_smoothing_, z_loss_;
+  LossWeights weights_;
+  std::optional<DistillOptions> distill_;
+  std::string distill_where_;
+  MediaAugment augment_;
   bool deterministic_;
   FeatureCache features_;
   mutable MediaInputs inputs_;

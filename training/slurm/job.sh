@@ -10,7 +10,7 @@
 #
 # How the program ends, and what the chain does:
 #   0    done                              the successor is withdrawn
-#   2    wrong use, e.g. of the YAML       the successor is withdrawn: it would fail in the same way
+#   2    wrong use of the command line     the successor is withdrawn: it would fail in the same way
 #   3    saved at the warning              the successor goes on
 #   else a fault (node, network, deadline) the successor goes on, unless two jobs in a row wrote no new checkpoint
 # srun tells the highest code of its tasks: after a deadline it may be 137 (those that were killed) and not the 42 of the rank that fired.

@@ -155,6 +155,21 @@ TEST(FlightReportTest, RanksThatDidNotArriveAreNamedWithTheirPlace) {
                              HasSubstr("rank 3 wrote no record")));
 }
 
+TEST(FlightReportTest, ARankThatWasStoppedAndWokenIsNamedAlthoughItHasCome) {
+  const TempDir dir;
+  for (int rank = 0; rank < 2; ++rank) {
+    FlightRecord record;
+    record.set_rank(rank, 2);
+    record.block(record.enqueue({"barrier", 0, "", "world"}));
+    if (rank == 1) record.set_stood_still(4.0);
+    dir.write(fmt::format("rank-{}.json", rank), record.json("test").dump());
+  }
+  const Json report = flight_report(dir.path());
+  EXPECT_TRUE(report["difference"].is_null());
+  EXPECT_THAT(report["absent"].get<std::vector<int>>(), ElementsAre(1));
+  EXPECT_THAT(report["verdict"].get<std::string>(), HasSubstr("stood still for 4.0 s"));
+}
+
 TEST(FlightReportTest, AgreeingRanksHaveNoDifference) {
   const TempDir dir;
   for (int rank = 0; rank < 3; ++rank) {
