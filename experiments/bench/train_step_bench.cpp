@@ -20,6 +20,7 @@
 #include "multimodal/coupled_model.h"
 #include "training/dist/collectives.h"
 #include "training/flat_buffer.h"
+#include "training/gradient_sync.h"
 #include "training/optimizer.h"
 
 using namespace euromodal;
@@ -38,8 +39,8 @@ class BenchFeatures final : public Encoder {
   RowLayout layout(const EncoderInput& input, const FeatureSelect&) const override {
     return {.width = input.x.size(0)};
   }
-  Features forward(const std::vector<EncoderInput>& inputs, const FeatureSelect& select,
-                   bool) const override {
+  Features forward(const std::vector<EncoderInput>& inputs, const FeatureSelect& select, bool,
+                   const DropoutKeys&) const override {
     Features out;
     std::vector<at::Tensor> rows;
     for (const EncoderInput& input : inputs) {
@@ -49,6 +50,7 @@ class BenchFeatures final : public Encoder {
     out.rows_LE = at::cat(rows);
     return out;
   }
+  std::string settings() const override { return "features are given"; }
   const std::vector<NamedTensor>& parameters() const override { return none_; }
   void save(const std::filesystem::path&) const override { throw Error("nothing to save"); }
 
@@ -132,12 +134,13 @@ int main(int argc, char** argv) {
   for (const NamedTensor& p : model.parameters())
     if (p.name.starts_with("adapter.")) trainable.push_back(p);
   for (const NamedTensor& p : trainable) p.tensor.requires_grad_(true);
-  FlatBuffer buffer(trainable, std::vector<int64_t>(trainable.size(), 0), {}, /*tail=*/1);
   GroupOptions group;
   group.lr = data.t.at("lr").item<double>();
   group.beta2 = 0.95;
+  FlatBuffer buffer(trainable, std::vector<int64_t>(trainable.size(), 0), {group}, {}, {});
   Optimizer optimizer(buffer, {group}, /*one_by_one=*/false);
   const auto world = make_single();
+  GradientSync sync(buffer, *world, /*overlap=*/false);
   PrefixCache prefixes(64'000'000);
 
   Json losses = Json::array();
@@ -154,7 +157,6 @@ int main(int argc, char** argv) {
       labels.push_back(all[t]);
     }
     const auto count = static_cast<int64_t>(rows.size());
-    buffer.zero_gradient();
     const at::Tensor hidden_TD = model.forward(batch, nullptr, &prefixes);
     const at::Tensor sum =
         linear_cross_entropy({.hidden_RD = hidden_TD.index_select(0, at::tensor(rows, at::kLong)),
@@ -162,9 +164,10 @@ int main(int argc, char** argv) {
                               .labels_R = at::tensor(labels, at::kLong),
                               .row_weight_R = {}},
                              Segments::one(count));
-    sum.backward();
-    buffer.gather_gradient();
-    optimizer.step(1.0, 1.0 / static_cast<double>(count), *world);
+    sync.begin({1});
+    sync.backward(sum, /*last=*/true);
+    sync.finish();
+    optimizer.step({1.0}, 1.0 / static_cast<double>(count), *world);
     losses.push_back(sum.item<double>() / static_cast<double>(count));
     if (step == 0) continue;
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
