@@ -8,6 +8,7 @@
 
 #include "core/files.h"
 #include "core/log.h"
+#include "training/config_count.h"
 
 namespace euromodal {
 namespace {
@@ -30,21 +31,14 @@ std::optional<double> checkpointer_figure(const fs::path& folder, const std::str
 
 CheckpointOptions CheckpointOptions::parse(const Config& config) {
   CheckpointOptions out;
-  const auto count = [](const Config& from, const std::string& key, int64_t otherwise,
-                        int64_t min) {
-    const int64_t value = from.i64(key, otherwise);
-    check<ConfigError>(value >= min, "{}: expected {} or more, got {}", from.where(key), min,
-                       value);
-    return value;
-  };
-  out.every = count(config, "every", 0, 0);
-  out.keep = count(config, "keep", 2, 1);
+  out.every = config_count(config, "every", 0, 0);
+  out.keep = config_count(config, "keep", 2, 1);
   out.async = config.boolean("async", true);
   if (config.has("best")) {
     const Config best = config.child("best");
     out.best_metric = best.str("metric");
     out.best_is_smallest = best.choice("mode", {"min", "max"}) == "min";
-    out.best_keep = count(best, "keep", 1, 1);
+    out.best_keep = config_count(best, "keep", 1, 1);
   }
   return out;
 }

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/log.h"
+#include "training/config_count.h"
 
 namespace euromodal {
 namespace {
@@ -26,22 +27,15 @@ void guard_remember(std::deque<double>& values, double value, int64_t window) {
 
 GuardOptions GuardOptions::parse(const Config& config) {
   GuardOptions out;
-  const auto count = [](const Config& from, const std::string& key, int64_t otherwise,
-                        int64_t min) {
-    const int64_t value = from.i64(key, otherwise);
-    check<ConfigError>(value >= min, "{}: expected {} or more, got {}", from.where(key), min,
-                       value);
-    return value;
-  };
-  out.max_bad_steps = count(config, "max_bad_steps", out.max_bad_steps, 0);
+  out.max_bad_steps = config_count(config, "max_bad_steps", out.max_bad_steps, 0);
   out.allow_chance_start = config.child("run").boolean("allow_chance_start", false);
   if (config.has("spike")) {
     const Config spike = config.child("spike");
-    out.spike_window = count(spike, "window", 100, 4);
+    out.spike_window = config_count(spike, "window", 100, 4);
     out.spike_factor = spike.f64("factor", out.spike_factor);
     check<ConfigError>(out.spike_factor > 0.0, "{}: expected a number above 0, got {}",
                        spike.where("factor"), out.spike_factor);
-    out.spike_max = count(spike, "max", out.spike_max, 0);
+    out.spike_max = config_count(spike, "max", out.spike_max, 0);
   }
   return out;
 }

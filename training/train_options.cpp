@@ -1,18 +1,9 @@
 // train_options.cpp — see train_options.h.
 #include "training/train_options.h"
 
+#include "training/config_count.h"
+
 namespace euromodal {
-namespace {
-
-int64_t train_count(const Config& config, const std::string& key, int64_t otherwise, int64_t min) {
-  const int64_t value = config.i64(key, otherwise);
-  check<ConfigError>(value >= min, "{}: expected {} or more, got {}", config.where(key), min,
-                     value);
-  return value;
-}
-
-}  // namespace
-
 TrainOptions TrainOptions::parse(const Config& config) {
   TrainOptions out;
   const Config run = config.child("run");
@@ -20,7 +11,7 @@ TrainOptions TrainOptions::parse(const Config& config) {
   const int64_t seed = run.i64("seed");
   check<ConfigError>(seed >= 0, "{}: expected 0 or more, got {}", run.where("seed"), seed);
   out.seed = static_cast<uint64_t>(seed);
-  out.threads = train_count(run, "threads", 0, 0);
+  out.threads = config_count(run, "threads", 0, 0);
   out.deterministic = run.boolean("deterministic", false);
   out.deadlines = PhaseDeadlines::parse(run);
   out.straggler = StragglerOptions::parse(run);
@@ -39,14 +30,14 @@ TrainOptions TrainOptions::parse(const Config& config) {
   const int64_t size = batch.i64(budget);
   check<ConfigError>(size > 0, "{}: expected 1 or more, got {}", batch.where(budget), size);
   (by_tokens ? out.loader.batch_tokens : out.loader.batch_samples) = size;
-  out.loader.parts = train_count(batch, "parts", 1, 1);
+  out.loader.parts = config_count(batch, "parts", 1, 1);
   check<ConfigError>(by_tokens || out.loader.parts <= size, "{}: {} parts of {} samples",
                      batch.where("parts"), out.loader.parts, out.loader.batch_samples);
-  out.loader.workers = train_count(batch, "workers", 1, 0);
-  out.loader.prefetch_steps = train_count(batch, "prefetch_steps", 2, 1);
+  out.loader.workers = config_count(batch, "workers", 1, 0);
+  out.loader.prefetch_steps = config_count(batch, "prefetch_steps", 2, 1);
   out.loader.pack = batch.boolean("pack", true);
-  out.loader.max_tokens = train_count(batch, "max_tokens", 0, 0);
-  out.loader.max_bad_samples = train_count(batch, "max_bad_samples", 0, 0);
+  out.loader.max_tokens = config_count(batch, "max_tokens", 0, 0);
+  out.loader.max_bad_samples = config_count(batch, "max_bad_samples", 0, 0);
   out.loader.shuffle = batch.boolean("shuffle", true);
   out.loader.seed = out.seed;
   out.loader.per_sample = out.deterministic;
@@ -54,7 +45,7 @@ TrainOptions TrainOptions::parse(const Config& config) {
   if (config.has("parallel")) {
     const Config parallel = config.child("parallel");
     out.overlap = parallel.boolean("overlap", out.overlap);
-    out.zero = static_cast<int>(train_count(parallel, "zero", 0, 0));
+    out.zero = static_cast<int>(config_count(parallel, "zero", 0, 0));
     check<ConfigError>(out.zero <= 2, "{}: expected 0, 1 or 2, got {}", parallel.where("zero"),
                        out.zero);
     out.bucket_mb = parallel.f64("bucket_mb", out.bucket_mb);
@@ -70,7 +61,7 @@ TrainOptions TrainOptions::parse(const Config& config) {
   out.steps = config.i64("steps");
   check<ConfigError>(out.steps >= 0, "{}: expected 0 or more, got {}", config.where("steps"),
                      out.steps);
-  out.log_every = train_count(config, "log_every", 10, 1);
+  out.log_every = config_count(config, "log_every", 10, 1);
   out.guard = GuardOptions::parse(config);
   if (config.has("checkpoint"))
     out.checkpoint = CheckpointOptions::parse(config.child("checkpoint"));
@@ -87,7 +78,7 @@ TrainOptions TrainOptions::parse(const Config& config) {
     out.validation_every = validation.i64("every");
     check<ConfigError>(out.validation_every > 0, "{}: expected 1 or more, got {}",
                        validation.where("every"), out.validation_every);
-    out.validation_samples = train_count(validation, "max_samples", 256, 1);
+    out.validation_samples = config_count(validation, "max_samples", 256, 1);
   }
   check<ConfigError>(out.checkpoint.best_metric.empty() || out.validation_every > 0,
                      "{}: the best checkpoint is chosen by a figure of the validation; add a "
