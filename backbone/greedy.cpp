@@ -11,21 +11,21 @@
 
 namespace euromodal {
 
-std::vector<float> last_logits(const Llama& llama, const at::Tensor& hidden_TD) {
-  const at::Tensor logits_V =
-      llama.logits(hidden_TD.narrow(0, hidden_TD.size(0) - 1, 1)).cpu().view({-1}).contiguous();
-  const float* data = logits_V.const_data_ptr<float>();
-  std::vector<float> out(data, data + logits_V.numel());
-  for (float logit : out)
-    check(std::isfinite(logit),
-          "the model's logits are not finite; its weights may be damaged, or --dtype may be too "
-          "narrow for them");
-  return out;
+at::Tensor checked_logits(const Llama& llama, const at::Tensor& hidden_RD) {
+  at::Tensor logits_RV = llama.logits(hidden_RD).cpu().contiguous();
+  const float* data = logits_RV.const_data_ptr<float>();
+  const bool finite =
+      std::all_of(data, data + logits_RV.numel(), [](float x) { return std::isfinite(x); });
+  check(finite,
+        "the model's logits are not finite; its weights may be damaged, or --dtype may be too "
+        "narrow for them");
+  return logits_RV;
 }
 
-std::vector<float> decode_step(const Llama& llama, int64_t id, KvCache& cache) {
-  const at::Tensor ids_1 = at::full({1}, id, at::kLong).to(llama.embedding_VD().device());
-  return last_logits(llama, llama.forward_cached(llama.embed(ids_1, Segments::one(1)), cache));
+at::Tensor decode_rows(const Llama& llama, const std::vector<int64_t>& ids, KvCache& cache) {
+  const auto rows = Segments::one(static_cast<int64_t>(ids.size()));
+  const at::Tensor ids_R = at::tensor(ids, at::kLong).to(llama.embedding_VD().device());
+  return checked_logits(llama, llama.forward_cached(llama.embed(ids_R, rows), cache));
 }
 
 std::vector<int64_t> greedy_decode(const Llama& llama, const at::Tensor& prompt_emb_TD,
@@ -35,13 +35,15 @@ std::vector<int64_t> greedy_decode(const Llama& llama, const at::Tensor& prompt_
   std::vector<int64_t> tokens;
   if (max_new_tokens < 1 || room < 1) return tokens;
   KvCache cache = llama.make_cache();
-  std::vector<float> logits_V = last_logits(llama, llama.forward_cached(prompt_emb_TD, cache));
+  at::Tensor logits_1V =
+      checked_logits(llama, llama.forward_cached(prompt_emb_TD, cache).narrow(0, prompt - 1, 1));
   while (true) {
-    tokens.push_back(std::max_element(logits_V.begin(), logits_V.end()) - logits_V.begin());
+    const float* data = logits_1V.const_data_ptr<float>();
+    tokens.push_back(std::max_element(data, data + logits_1V.numel()) - data);
     if (static_cast<int64_t>(tokens.size()) == std::min(max_new_tokens, room) ||
         std::find(stop_ids.begin(), stop_ids.end(), tokens.back()) != stop_ids.end())
       return tokens;
-    logits_V = decode_step(llama, tokens.back(), cache);
+    logits_1V = decode_rows(llama, {tokens.back()}, cache);
   }
 }
 

@@ -11,11 +11,11 @@
 
 namespace euromodal {
 
-/// One more position: id -> logits of the next token, V floats. Error when they are not finite.
-std::vector<float> decode_step(const Llama& llama, int64_t id, KvCache& cache);
+/// hidden_RD -> logits [R, V] f32 on the CPU. Error when they are not finite.
+at::Tensor checked_logits(const Llama& llama, const at::Tensor& hidden_RD);
 
-/// hidden_TD's last row -> logits [V]. Error when they are not finite.
-std::vector<float> last_logits(const Llama& llama, const at::Tensor& hidden_TD);
+/// The next positions of a sequence: ids [R] -> logits behind each of them, as checked_logits().
+at::Tensor decode_rows(const Llama& llama, const std::vector<int64_t>& ids, KvCache& cache);
 
 /// prompt_emb_TD [T, D], T at most max_positions -> at most `max_new_tokens` ids, as many as
 /// positions allow; ends with the first that is one of `stop_ids` (which is among them). No

@@ -176,17 +176,32 @@ at::Tensor Llama::forward(const at::Tensor& emb_TD, const Segments& rows,
 }
 
 at::Tensor Llama::forward_cached(const at::Tensor& emb_TD, KvCache& cache) const {
+  KvCache* const caches[] = {&cache};
+  return forward_cached(emb_TD, Segments::one(emb_TD.size(0)), caches);
+}
+
+at::Tensor Llama::forward_cached(const at::Tensor& emb_TD, const Segments& rows,
+                                 std::span<KvCache* const> caches) const {
   const LlamaConfig& c = impl_->config;
-  const int64_t T = emb_TD.size(0), before = cache.length();
-  check<DataError>(before + T <= c.max_positions,
-                   "a sequence of {} tokens is longer than max_position_embeddings {}", before + T,
-                   c.max_positions);
+  check(rows.count() == static_cast<int64_t>(caches.size()) && rows.rows() == emb_TD.size(0),
+        "forward_cached: {} segments of {} rows for {} caches and {} rows", rows.count(),
+        rows.rows(), caches.size(), emb_TD.size(0));
   const c10::NoGradGuard no_grad;
-  const Segments rows = Segments::one(T);
-  const at::Tensor positions_T =
-      at::arange(before, before + T, at::TensorOptions().dtype(at::kLong).device(emb_TD.device()));
+  std::vector<int64_t> positions;
+  int64_t longest = 0;
+  for (int64_t s = 0; s < rows.count(); ++s) {
+    const int64_t before = caches[static_cast<size_t>(s)]->length(),
+                  after = before + rows.length(s);
+    check<DataError>(after <= c.max_positions,
+                     "a sequence of {} tokens is longer than max_position_embeddings {}", after,
+                     c.max_positions);
+    for (int64_t p = before; p < after; ++p) positions.push_back(p);
+    longest = std::max(longest, after);
+  }
+  const at::Tensor positions_T = at::tensor(positions, at::kLong).to(emb_TD.device());
   const auto pass = std::make_shared<LlamaCachedPass>(
-      LlamaPassShared{impl_->blocks, c, impl_->rope_for(before + T), positions_T, rows}, cache);
+      LlamaPassShared{impl_->blocks, c, impl_->rope_for(longest), positions_T, rows},
+      std::vector<KvCache*>(caches.begin(), caches.end()));
   return impl_->finish(impl_->run(pass, {0, c.num_layers}, emb_TD), rows);
 }
 

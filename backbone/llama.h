@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -52,6 +53,10 @@ class Llama {
   /// The next T positions of one sequence, over its cache; no gradient. -> [T, D] after the final
   /// norm.
   at::Tensor forward_cached(const at::Tensor& emb_TD, KvCache& cache) const;
+  /// The next positions of several sequences at once, one segment and one cache each (no cache
+  /// twice).
+  at::Tensor forward_cached(const at::Tensor& emb_TD, const Segments& rows,
+                            std::span<KvCache* const> caches) const;
   /// hidden_RD -> logits [R, V] in f32.
   at::Tensor logits(const at::Tensor& hidden_RD) const;
   const at::Tensor& embedding_VD() const;

@@ -87,12 +87,20 @@ at::Tensor LlamaPass::outer(int64_t block, const at::Tensor& mid_TD,
   return mid_TD + apply(at(block).down, inner_TF);
 }
 
-LlamaCachedPass::LlamaCachedPass(LlamaPassShared shared, KvCache& cache)
-    : LlamaPass(std::move(shared)), cache_(cache) {}
+LlamaCachedPass::LlamaCachedPass(LlamaPassShared shared, std::vector<KvCache*> caches)
+    : LlamaPass(std::move(shared)), caches_(std::move(caches)) {}
 
 at::Tensor LlamaCachedPass::mix(int64_t block, const Heads& heads) const {
-  const auto [k_LKN, v_LKN] = cache_.append(block, heads.k_TKN, heads.v_TKN);
-  return attention_cached(heads.q_THN, k_LKN, v_LKN, scale());
+  std::vector<at::Tensor> mixed_LHN;
+  for (int64_t s = 0; s < rows().count(); ++s) {
+    const auto part = [&](const at::Tensor& x) {
+      return x.narrow(0, rows().begin(s), rows().length(s));
+    };
+    const auto [k_LKN, v_LKN] =
+        caches_[static_cast<size_t>(s)]->append(block, part(heads.k_TKN), part(heads.v_TKN));
+    mixed_LHN.push_back(attention_cached(part(heads.q_THN), k_LKN, v_LKN, scale()));
+  }
+  return mixed_LHN.size() == 1 ? mixed_LHN[0] : at::cat(mixed_LHN, 0);
 }
 
 }  // namespace euromodal

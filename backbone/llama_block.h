@@ -66,14 +66,15 @@ class LlamaPass : public StackPass {
   double scale_;  // 1 / sqrt(N)
 };
 
-/// The next T positions of one sequence, over its cache, which they are appended to. No gradient.
+/// The next positions of sequences, over their caches (one per segment), which they are appended
+/// to. No gradient.
 class LlamaCachedPass final : public LlamaPass {
  public:
-  LlamaCachedPass(LlamaPassShared shared, KvCache& cache);
+  LlamaCachedPass(LlamaPassShared shared, std::vector<KvCache*> caches);
 
  private:
   at::Tensor mix(int64_t block, const Heads& heads) const override;
-  KvCache& cache_;
+  std::vector<KvCache*> caches_;
 };
 
 }  // namespace euromodal

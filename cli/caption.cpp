@@ -20,19 +20,19 @@ namespace {
 
 /// Answers to the records of a data set, one JSON line each; the file is complete or absent.
 void caption_records(const MultimodalModel& model, const std::string& records,
-                     const std::string& output, const GenerateOptions& options) {
+                     const std::string& output, const GenerationFlags& flags) {
   const auto data = Dataset::open(records);
   AtomicFile out(output);
   Progress progress("caption", data->size(), "records");
   for (int64_t i = 0; i < data->size(); ++i) {
     const Sample sample = data->get(i);
     const Generated answer =
-        caption(model, caption_record(model, sample.record, sample.media), options);
+        caption(model, caption_record(model, sample.record, sample.media), flags.options);
     const Json line = {{"id", sample.record.id},
                        {"lang", sample.record.lang},
                        {"kind", record_kind(sample.record)},
                        {"prompt", record_prompt(sample.record)},
-                       {"text", generated_text(*model.plan_context().tokenizer, answer.tokens)},
+                       {"text", flags.text_of(answer.tokens)},
                        {"reference", record_reference(sample.record)}};
     out.write(line.dump() + "\n");
     progress.update(i + 1);
@@ -96,14 +96,15 @@ int run_caption(int argc, char** argv) {
   const auto start = std::chrono::steady_clock::now();
   const auto model = MultimodalModel::load(model_dir, flags.dtype);
   move_parameters(model->parameters(), flags.device);
+  const auto tokenizer = model->plan_context().tokenizer;
+  flags.bind(tokenizer, model->backbone().config().eos_ids);
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
   if (batch) {
-    caption_records(*model, records, output, flags.options);
+    caption_records(*model, records, output, flags);
     return 0;
   }
 
-  const auto tokenizer = model->plan_context().tokenizer;
-  TokenPrinter printer(tokenizer);
+  TokenPrinter printer(tokenizer, flags.stops);
   const bool stream = !flags.json && flags.options.beams == 1;  // beams are known only at the end
   const Generated out =
       caption(*model, caption_example(*model, media, question, !no_template), flags.options,
@@ -112,8 +113,7 @@ int run_caption(int argc, char** argv) {
               });
   if (!flags.dump_logits.empty()) write_logits(flags.dump_logits, out.prompt_logits_TV);
   if (flags.json) {
-    std::puts(
-        generated_json(out, generated_text(*tokenizer, out.tokens), load_time.count()).c_str());
+    std::puts(generated_json(out, flags, load_time.count()).c_str());
     return 0;
   }
   if (!stream) {

@@ -136,8 +136,8 @@ class ChatModel {
 
 class Conversation {
  public:
-  Conversation(ChatModel& model, GenerateOptions options, std::string system)
-      : model_(model), options_(std::move(options)), system_(std::move(system)) {
+  Conversation(ChatModel& model, const GenerationFlags& flags, std::string system)
+      : model_(model), flags_(flags), options_(flags.options), system_(std::move(system)) {
     options_.interrupted = [] { return chat_interrupted != 0; };
     reset();
   }
@@ -193,17 +193,18 @@ class Conversation {
  private:
   std::string answer_turn() {
     const ChatModel::Prompt prompt = model_.prompt(messages_);
-    TokenPrinter printer(model_.context().tokenizer);
+    TokenPrinter printer(model_.context().tokenizer, flags_.stops);
     const InterruptGuard guard;
     const Generated out = generate(model_.llama(), prompt.ids, prompt.emb_TD, options_,
                                    /*want_logits=*/false, [&](int64_t id) { printer.push(id); });
     if (options_.beams > 1)  // beams are known only at the end
       for (int64_t id : out.tokens) printer.push(id);
     printer.finish();
-    return generated_text(*model_.context().tokenizer, out.tokens);
+    return flags_.text_of(out.tokens);
   }
 
   ChatModel& model_;
+  const GenerationFlags& flags_;
   GenerateOptions options_;
   std::string system_;
   std::vector<ChatMessage> messages_;
@@ -226,14 +227,14 @@ int run_chat(int argc, char** argv) {
   check<DataError>(bad == std::string::npos, "--system: not valid UTF-8 at byte {}", bad);
 
   ChatModel model(dir, flags);
-  flags.options.stop_ids = model.llama().config().eos_ids;
   // A base model's configuration may not name the end of a ChatML turn.
+  std::vector<int64_t> stop_ids = model.llama().config().eos_ids;
   const auto turn_end = model.context().tokenizer->id_of("<|im_end|>");
-  auto& stops = flags.options.stop_ids;
-  if (turn_end && std::find(stops.begin(), stops.end(), *turn_end) == stops.end())
-    stops.push_back(*turn_end);
+  if (turn_end && std::find(stop_ids.begin(), stop_ids.end(), *turn_end) == stop_ids.end())
+    stop_ids.push_back(*turn_end);
+  flags.bind(model.context().tokenizer, std::move(stop_ids));
 
-  Conversation conversation(model, flags.options, system);
+  Conversation conversation(model, flags, system);
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
   if (terminal) std::fputs(kChatHelp, stderr);
   bool failed = false;

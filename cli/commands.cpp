@@ -7,6 +7,7 @@ const std::vector<Command>& commands() {
   static const std::vector<Command> table = {
       {"tokenize", "text to token ids and back", &run_tokenize},
       {"generate", "text completion of a prompt", &run_generate},
+      {"score", "log-probabilities, perplexity or embedding of a text", &run_score},
       {"encode", "feature rows of pictures or sound", &run_encode},
       {"caption", "text for pictures, sound and video", &run_caption},
       {"data", "makes tar shards, indexes them, finds bad samples", &run_data},

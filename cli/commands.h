@@ -18,6 +18,7 @@ void end_process(int code);
 
 int run_tokenize(int argc, char** argv);
 int run_generate(int argc, char** argv);
+int run_score(int argc, char** argv);
 int run_chat(int argc, char** argv);
 int run_encode(int argc, char** argv);
 int run_caption(int argc, char** argv);

@@ -15,11 +15,14 @@
 #include "backbone/peft_folder.h"
 #include "backbone/weights/tokenizer.h"
 #include "cli/commands.h"
+#include "cli/generate_batch.h"
 #include "cli/generation_flags.h"
 #include "cli/options.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "inference/decoding.h"
 #include "inference/generator.h"
+#include "inference/memory.h"
 
 namespace euromodal::cli {
 
@@ -57,18 +60,30 @@ bool has_tokenizer(const std::filesystem::path& dir) {
 int run_generate(int argc, char** argv) {
   Options parser("generate", "text completion of a prompt by a text model");
   GenerationFlags flags;
-  std::string model, prompt, token_list, lora;
+  GenerateBatchArgs batch;
+  std::string& model = batch.model;
+  std::string prompt, token_list, lora;
   parser.text("--model", &model, "DIR", "model folder", /*required=*/true);
   parser.text("--prompt", &prompt, "TEXT",
               "text to go on with; special tokens in it are recognised");
   parser.text("--tokens", &token_list, "1,2,3", "token ids to go on with");
+  parser.text(
+      "--batch", &batch.input, "FILE",
+      "JSONL of prompts ({\"id\", \"prompt\" or \"tokens\" or \"messages\"}); goes on where it "
+      "was stopped");
+  parser.text("--output", &batch.output, "FILE", "with --batch: JSONL of the answers");
+  parser.i64("--batch-size", &batch.sequences, "with --batch: prompts under way at once", 1, 4096);
   parser.text("--lora", &lora, "DIR", "PEFT folder of a LoRA, merged into the weights");
   flags.declare(parser);
   flags.declare_output(parser);
   if (!parser.parse(argc, argv)) return 0;
   flags.finish(parser);
-  check<UsageError>(parser.given("--prompt") != parser.given("--tokens"),
-                    "give either --prompt or --tokens");
+  const bool many = parser.given("--batch");
+  check<UsageError>(parser.given("--prompt") + parser.given("--tokens") + many == 1,
+                    "give one of --prompt, --tokens and --batch");
+  check<UsageError>(many == parser.given("--output"), "--batch and --output go together");
+  for (const char* word : {"--json", "--dump-logits", "--logprobs", "--n-best"})
+    check<UsageError>(!many || !parser.given(word), "{} does not go with --batch", word);
 
   // What is wrong with the words shows before any weight is read.
   std::vector<int64_t> ids;
@@ -77,10 +92,12 @@ int run_generate(int argc, char** argv) {
   check<DataError>(bad == std::string::npos, "--prompt: not valid UTF-8 at byte {}", bad);
   const LlamaConfig config = LlamaConfig::load(model);
   std::shared_ptr<const Tokenizer> tokenizer;
-  if (parser.given("--prompt") || has_tokenizer(model)) tokenizer = Tokenizer::load(model);
+  if (!parser.given("--tokens") || has_tokenizer(model)) tokenizer = Tokenizer::load(model);
   if (parser.given("--prompt")) ids = tokenizer->encode(prompt, EncodeMode::kFull);
-  check_prompt_length(static_cast<int64_t>(ids.size()), config);
-  check_token_ids(ids, config);
+  if (!many) {
+    check_prompt_length(static_cast<int64_t>(ids.size()), config);
+    check_token_ids(ids, config);
+  }
 
   const auto start = std::chrono::steady_clock::now();
   const TextModel text_model = load_text_model(model, flags.dtype);
@@ -91,13 +108,17 @@ int run_generate(int argc, char** argv) {
   }
   move_parameters(text_model.parameters, flags.device);
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
-  flags.options.stop_ids = config.eos_ids;
+  flags.bind(tokenizer, config.eos_ids);
+  if (many) return run_generate_batch(text_model, tokenizer, batch, flags);
+  check_cache_memory(config, text_model.llama->dtype(),
+                     static_cast<int64_t>(ids.size()) +
+                         token_budget(static_cast<int64_t>(ids.size()), config, flags.options));
   const auto rows = Segments::one(static_cast<int64_t>(ids.size()));
   const at::Tensor emb_TD =
       text_model.llama->embed(at::tensor(ids, at::kLong).to(flags.device), rows);
 
   std::optional<TokenPrinter> printer;
-  if (tokenizer && !flags.json) printer.emplace(tokenizer);
+  if (tokenizer && !flags.json) printer.emplace(tokenizer, flags.stops);
   const Generated out = generate(*text_model.llama, ids, emb_TD, flags.options,
                                  /*want_logits=*/!flags.dump_logits.empty(), [&](int64_t id) {
                                    if (printer) printer->push(id);
@@ -106,8 +127,7 @@ int run_generate(int argc, char** argv) {
     for (int64_t id : out.tokens) printer->push(id);
   if (!flags.dump_logits.empty()) write_logits(flags.dump_logits, out.prompt_logits_TV);
   if (flags.json) {
-    const std::string text = tokenizer ? generated_text(*tokenizer, out.tokens) : "";
-    std::puts(generated_json(out, text, load_time.count()).c_str());
+    std::puts(generated_json(out, flags, load_time.count()).c_str());
   } else if (printer) {
     printer->finish();
   } else {

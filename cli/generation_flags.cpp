@@ -1,6 +1,8 @@
 // generation_flags.cpp — options and output shared by generate, caption and chat.
 #include "cli/generation_flags.h"
 
+#include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <limits>
 #include <utility>
@@ -10,6 +12,8 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "inference/grammar/json_schema.h"
+#include "inference/grammar/regex.h"
 
 namespace euromodal::cli {
 
@@ -18,11 +22,33 @@ namespace {
 constexpr int64_t kMaxTokens = int64_t{1} << 31;
 constexpr double kMaxFactor = 1e6;
 
-at::ScalarType dtype_of_word(const std::string& word) {
-  if (word == "float32") return at::kFloat;
-  if (word == "bfloat16") return at::kBFloat16;
-  if (word == "float16") return at::kHalf;
-  throw UsageError("--dtype: unknown dtype '{}', expected float32, bfloat16 or float16", word);
+/// "ID=X".
+std::pair<int64_t, double> parse_bias(const std::string& word) {
+  int64_t id = -1;
+  double value = 0.0;
+  const size_t equals = std::min(word.find('='), word.size());
+  const char* last = word.data() + word.size();
+  const auto first = std::from_chars(word.data(), word.data() + equals, id);
+  const auto second = std::from_chars(std::min(word.data() + equals + 1, last), last, value);
+  check<UsageError>(first.ec == std::errc() && first.ptr == word.data() + equals && id >= 0 &&
+                        second.ec == std::errc() && second.ptr == last && std::isfinite(value),
+                    "--logit-bias: expected a token id, = and a number such as 42=-5, got '{}'",
+                    word);
+  return {id, value};
+}
+
+Json logprobs_json(const std::vector<TokenLogprob>& logprobs, const GenerationFlags& flags) {
+  Json out = Json::array();
+  for (const TokenLogprob& token : logprobs) {
+    Json top = Json::array();
+    for (const auto& [id, logprob] : token.top)
+      top.push_back({{"id", id}, {"text", flags.text_of({id})}, {"logprob", logprob}});
+    out.push_back({{"id", token.id},
+                   {"text", flags.text_of({token.id})},
+                   {"logprob", token.logprob},
+                   {"top", std::move(top)}});
+  }
+  return out;
 }
 
 double rate(int64_t count, double seconds) {
@@ -30,6 +56,13 @@ double rate(int64_t count, double seconds) {
 }
 
 }  // namespace
+
+at::ScalarType parse_dtype_word(const std::string& word) {
+  if (word == "float32") return at::kFloat;
+  if (word == "bfloat16") return at::kBFloat16;
+  if (word == "float16") return at::kHalf;
+  throw UsageError("--dtype: unknown dtype '{}', expected float32, bfloat16 or float16", word);
+}
 
 void GenerationFlags::declare(Options& parser) {
   parser.i64("--max-new-tokens", &options.max_new_tokens, "at most so many new tokens", 0,
@@ -41,6 +74,10 @@ void GenerationFlags::declare(Options& parser) {
              kMaxTokens);
   parser.f64("--top-p", &options.top_p,
              "sample among the fewest tokens whose probabilities reach P together", 0.0, 1.0);
+  parser.f64("--min-p", &options.min_p,
+             "sample among tokens at least P times as likely as the most likely", 0.0, 1.0);
+  parser.f64("--typical-p", &options.typical_p,
+             "sample among the tokens of most typical surprise that reach P together", 0.0, 1.0);
   parser.i64("--seed", &seed_, "sample with this seed", 0, std::numeric_limits<int64_t>::max());
   parser.i64("--beams", &options.beams, "beam search with N beams, no sampling", 1, 1024);
   parser.f64("--length-penalty", &options.length_penalty,
@@ -50,6 +87,21 @@ void GenerationFlags::declare(Options& parser) {
              kMaxFactor);
   parser.i64("--no-repeat-ngram", &options.no_repeat_ngram,
              "no sequence of N tokens comes twice (0: off)", 0, kMaxTokens);
+  parser.f64("--presence-penalty", &options.presence_penalty,
+             "taken off the logits of new tokens that came before", -kMaxFactor, kMaxFactor);
+  parser.f64("--frequency-penalty", &options.frequency_penalty,
+             "the same for each time that they came", -kMaxFactor, kMaxFactor);
+  parser.each("--logit-bias", "ID=X", "added to the logit of token ID; may come several times",
+              [this](const std::string& word) { options.logit_bias.push_back(parse_bias(word)); });
+  parser.each("--stop", "TEXT", "ends the answer where TEXT comes up; may come several times",
+              [this](const std::string& word) { stop_texts_.push_back(word); });
+  parser.flag("--ignore-eos", &ignore_eos_, "go on behind the model's own stop tokens");
+  parser.text("--regex", &regex_, "PATTERN", "only answers that match PATTERN as a whole");
+  parser.text("--json-schema", &json_schema_, "FILE",
+              "only answers that are JSON by this schema (a file, or the schema itself)");
+  parser.i64("--lookup", &options.lookup,
+             "guess up to N tokens from earlier text and check them at once (same answer, sooner)",
+             0, 64);
   parser.text("--dtype", &dtype_word_, "WORD",
               "float32, bfloat16 or float16 (without it: as the model's files)");
   parser.text("--device", &device_word_, "WORD", "cpu, cuda or cuda:N");
@@ -57,59 +109,121 @@ void GenerationFlags::declare(Options& parser) {
 
 void GenerationFlags::declare_output(Options& parser) {
   parser.flag("--json", &json, "print one JSON object: text, tokens, prompt_tokens, timings");
+  parser.i64("--logprobs", &options.logprobs,
+             "with --json: log-probabilities of the tokens and of the N best beside each", 0, 1000);
+  parser.i64("--n-best", &nbest, "with --json and --beams: the N best answers with their scores", 1,
+             1024);
   parser.text("--dump-logits", &dump_logits, "FILE",
               "write `logits` [T, V] f32 of the whole prompt (safetensors)");
 }
 
 void GenerationFlags::finish(const Options& parser) {
-  if (parser.given("--dtype")) dtype = dtype_of_word(dtype_word_);
+  if (parser.given("--dtype")) dtype = parse_dtype_word(dtype_word_);
   device = open_device(device_word_);
   check<UsageError>(!parser.given("--dump-logits") || !dump_logits.empty(),
                     "--dump-logits: the file name is empty");
   options.seed = static_cast<uint64_t>(seed_);
-  const bool wants_sample = parser.given("--temperature") || parser.given("--top-k") ||
-                            parser.given("--top-p") || parser.given("--seed");
+  bool wants_sample = false;
+  for (const char* word :
+       {"--temperature", "--top-k", "--top-p", "--min-p", "--typical-p", "--seed"})
+    wants_sample = wants_sample || parser.given(word);
   const bool fixed = greedy_ || parser.given("--beams");
   options.greedy = fixed || !wants_sample || options.temperature == 0.0;
   if (fixed && wants_sample)
-    log_warn("{} means no sampling: --temperature, --top-k, --top-p and --seed have no effect",
-             parser.given("--beams") ? "--beams" : "--greedy");
+    log_warn(
+        "{} means no sampling: --temperature, --top-k, --top-p, --min-p, --typical-p and --seed "
+        "have no effect",
+        parser.given("--beams") ? "--beams" : "--greedy");
+  check<UsageError>(!(parser.given("--regex") && parser.given("--json-schema")),
+                    "give either --regex or --json-schema");
+  check<UsageError>(nbest <= options.beams, "--n-best {}: there are only {} beams (--beams)", nbest,
+                    options.beams);
+  if (options.beams > 1 && (options.lookup > 0 || options.logprobs >= 0))
+    log_warn("--beams: --lookup and --logprobs have no effect");
 }
 
-TokenPrinter::TokenPrinter(std::shared_ptr<const Tokenizer> tokenizer)
-    : tokenizer_(std::move(tokenizer)), decoder_(tokenizer_, /*skip_special=*/true) {}
+void GenerationFlags::bind(std::shared_ptr<const Tokenizer> tokenizer,
+                           std::vector<int64_t> model_stop_ids) {
+  tokenizer_ = std::move(tokenizer);
+  if (!ignore_eos_) options.stop_ids = std::move(model_stop_ids);
+  const bool needs_text = !stop_texts_.empty() || !regex_.empty() || !json_schema_.empty();
+  check<UsageError>(tokenizer_ || !needs_text,
+                    "--stop, --regex and --json-schema need a model folder with a tokenizer");
+  if (!tokenizer_) return;
+  stops = std::make_shared<StopStrings>(tokenizer_, stop_texts_);
+  if (!stops->empty())
+    options.ends_text = [stops = stops](std::span<const int64_t> ids) { return stops->ends(ids); };
+  if (!regex_.empty()) {
+    Grammar grammar;
+    grammar.start = add_regex(grammar, regex_);
+    options.grammar = std::make_shared<TokenGrammar>(std::move(grammar), tokenizer_);
+  } else if (!json_schema_.empty()) {
+    const bool inline_text = json_schema_.front() == '{';
+    const Json schema =
+        inline_text ? parse_json(json_schema_, "--json-schema") : read_json(json_schema_);
+    options.grammar = std::make_shared<TokenGrammar>(
+        json_schema_grammar(schema, inline_text ? "--json-schema" : json_schema_), tokenizer_);
+  }
+}
+
+std::string GenerationFlags::text_of(const std::vector<int64_t>& tokens) const {
+  if (!tokenizer_) return "";
+  std::vector<int64_t> known;  // ids beyond the tokenizer (a padded vocabulary) stand for nothing
+  for (int64_t id : tokens)
+    if (id < tokenizer_->size()) known.push_back(id);
+  std::string text = tokenizer_->decode(known, /*skip_special=*/true);
+  return text.substr(0, stops->find(text));
+}
+
+TokenPrinter::TokenPrinter(std::shared_ptr<const Tokenizer> tokenizer,
+                           std::shared_ptr<const StopStrings> stops)
+    : tokenizer_(std::move(tokenizer)),
+      stops_(std::move(stops)),
+      decoder_(tokenizer_, /*skip_special=*/true) {}
 
 void TokenPrinter::push(int64_t id) {
-  if (id >= tokenizer_->size()) return;
-  const std::string text = decoder_.push(id);
-  std::fwrite(text.data(), 1, text.size(), stdout);
+  if (id < tokenizer_->size()) write(decoder_.push(id), /*last=*/false);
+}
+
+void TokenPrinter::finish() { write(decoder_.finish(), /*last=*/true); }
+
+void TokenPrinter::write(std::string text, bool last) {
+  std::string out;
+  if (!ended_) {
+    out = held_ + text;
+    const size_t stop = stops_->find(out);
+    ended_ = stop != std::string::npos;
+    const size_t held = ended_ || last ? 0 : stops_->held(out);
+    held_ = out.substr(out.size() - held);
+    out.resize(ended_ ? stop : out.size() - held);
+  }
+  if (last) out += "\n";
+  std::fwrite(out.data(), 1, out.size(), stdout);
   std::fflush(stdout);
 }
 
-void TokenPrinter::finish() {
-  const std::string text = decoder_.finish() + "\n";
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
-
-std::string generated_text(const Tokenizer& tokenizer, const std::vector<int64_t>& tokens) {
-  std::vector<int64_t> known;
-  for (int64_t id : tokens)
-    if (id < tokenizer.size()) known.push_back(id);
-  return tokenizer.decode(known, /*skip_special=*/true);
-}
-
-std::string generated_json(const Generated& generated, const std::string& text, double load_s) {
+std::string generated_json(const Generated& generated, const GenerationFlags& flags,
+                           double load_s) {
   const GenerateTimings& t = generated.timings;
-  const Json json = {{"text", text},
-                     {"tokens", generated.tokens},
-                     {"prompt_tokens", t.prompt_tokens},
-                     {"timings",
-                      {{"load_s", load_s},
-                       {"prefill_s", t.prefill_s},
-                       {"decode_s", t.decode_s},
-                       {"prefill_tokens_per_s", rate(t.prompt_tokens, t.prefill_s)},
-                       {"decode_tokens_per_s", rate(t.new_tokens, t.decode_s)}}}};
+  Json json = {{"text", flags.text_of(generated.tokens)},
+               {"tokens", generated.tokens},
+               {"prompt_tokens", t.prompt_tokens},
+               {"finish_reason", finish_reason_name(generated.finish)},
+               {"timings",
+                {{"load_s", load_s},
+                 {"prefill_s", t.prefill_s},
+                 {"decode_s", t.decode_s},
+                 {"prefill_tokens_per_s", rate(t.prompt_tokens, t.prefill_s)},
+                 {"decode_tokens_per_s", rate(t.new_tokens, t.decode_s)},
+                 {"steps", t.steps}}}};
+  if (!generated.logprobs.empty()) json["logprobs"] = logprobs_json(generated.logprobs, flags);
+  if (!generated.beams.empty()) {
+    for (const ScoredTokens& beam : generated.beams) {
+      if (static_cast<int64_t>(json["beams"].size()) == flags.nbest) break;
+      json["beams"].push_back(
+          {{"text", flags.text_of(beam.tokens)}, {"tokens", beam.tokens}, {"score", beam.score}});
+    }
+  }
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 

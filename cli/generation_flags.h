@@ -11,8 +11,12 @@
 #include "backbone/weights/tokenizer.h"
 #include "cli/options.h"
 #include "inference/generator.h"
+#include "inference/stop_strings.h"
 
 namespace euromodal::cli {
+
+/// float32, bfloat16 or float16; UsageError naming any other word.
+at::ScalarType parse_dtype_word(const std::string& word);
 
 /// declare() before Options::parse(), finish() after it. Which way tokens are chosen: --beams: beam
 /// search; else --greedy, or a temperature of 0: the best token; else any of --temperature,
@@ -29,39 +33,52 @@ class GenerationFlags {
   void declare_output(Options& parser);
   /// UsageError: unknown dtype or device; Error: no such device here. Before any tensor work.
   void finish(const Options& parser);
+  /// Options that speak of text or of the model: stop ids, stop strings, the constraint. After
+  /// finish(); `tokenizer` may be null (UsageError for what needs one).
+  void bind(std::shared_ptr<const Tokenizer> tokenizer, std::vector<int64_t> model_stop_ids);
+  /// New tokens as text, up to the first stop string.
+  std::string text_of(const std::vector<int64_t>& tokens) const;
 
-  GenerateOptions options;              // stop_ids are the model's: set them after loading
+  GenerateOptions options;              // as after finish() and bind()
   std::optional<at::ScalarType> dtype;  // nothing: as the folder says
   at::Device device{at::kCPU};          // opened by finish()
   bool json = false;
-  std::string dump_logits;  // file, or empty
+  std::string dump_logits;                   // file, or empty
+  int64_t nbest = 1;                         // answers of beam search
+  std::shared_ptr<const StopStrings> stops;  // after bind(); null: no tokenizer
 
  private:
-  bool greedy_ = false;
+  bool greedy_ = false, ignore_eos_ = false;
+  std::vector<std::string> stop_texts_;
+  std::string regex_, json_schema_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
   std::string dtype_word_, device_word_ = "cpu";
   int64_t seed_ = 0;
 };
 
-/// Prints tokens to stdout as they are chosen, whole characters only, without special tokens.
+/// Prints tokens to stdout as they are chosen, whole characters only, without special tokens, up to
+/// the first stop string.
 class TokenPrinter {
  public:
-  explicit TokenPrinter(std::shared_ptr<const Tokenizer> tokenizer);
+  TokenPrinter(std::shared_ptr<const Tokenizer> tokenizer,
+               std::shared_ptr<const StopStrings> stops);
   void push(int64_t id);
   /// What was held back, and the end of the line.
   void finish();
 
  private:
+  void write(std::string text, bool last);
   std::shared_ptr<const Tokenizer> tokenizer_;
+  std::shared_ptr<const StopStrings> stops_;
   StreamDecoder decoder_;
+  std::string held_;  // may be the beginning of a stop string
+  bool ended_ = false;
 };
 
-/// New tokens as text, without special tokens; ids beyond the tokenizer (a padded vocabulary) stand
-/// for nothing.
-std::string generated_text(const Tokenizer& tokenizer, const std::vector<int64_t>& tokens);
-
-/// The object of --json: text, tokens, prompt_tokens, timings {prefill_s, decode_s,
-/// prefill_tokens_per_s, decode_tokens_per_s} and what `load_s` says.
-std::string generated_json(const Generated& generated, const std::string& text, double load_s);
+/// The object of --json: text, tokens, prompt_tokens, finish_reason, timings {prefill_s, decode_s,
+/// prefill_tokens_per_s, decode_tokens_per_s} and what `load_s` says; logprobs and beams when asked
+/// for. `tokenizer` may be null: then texts are empty.
+std::string generated_json(const Generated& generated, const GenerationFlags& flags, double load_s);
 
 /// Writes `logits` [T, V] f32, atomically.
 void write_logits(const std::string& file, const at::Tensor& logits_TV);

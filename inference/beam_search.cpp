@@ -7,24 +7,23 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <optional>
 
+#include "backbone/greedy.h"
+#include "core/error.h"
 #include "inference/sampling.h"
 
 namespace euromodal {
 
 namespace {
 
-constexpr float kNoScore = -1e9F;  // of a hypothesis that must not be chosen
-
 struct Beam {
-  std::vector<int64_t> seen;  // prompt and new tokens
-  float score = 0.0F;         // sum of log-probabilities (running) or the final score (finished)
+  Sequence sequence;
+  float score = 0.0F;  // sum of log-probabilities (running) or the final score (finished)
 };
 
 struct Candidate {
-  int64_t parent, id;
-  float score;
+  int64_t parent;
+  Beam beam;  // the parent's with one more token
   bool ends;
 };
 
@@ -42,62 +41,63 @@ std::vector<int64_t> best_of(const std::vector<float>& scores, int64_t count) {
 
 class BeamSearch {
  public:
-  BeamSearch(const Llama& llama, const GenerateOptions& options, int64_t prompt_tokens,
-             int64_t budget)
-      : llama_(llama), options_(options), prompt_tokens_(prompt_tokens), budget_(budget) {}
+  BeamSearch(const Llama& llama, const GenerateOptions& options, int64_t budget)
+      : llama_(llama), options_(options), budget_(budget) {}
 
-  std::vector<int64_t> run(const std::vector<int64_t>& prompt_ids, std::vector<float> first_V,
-                           KvCache cache);
+  Generated run(Sequence prompt, const at::Tensor& first_1V, KvCache cache);
 
  private:
-  std::vector<Candidate> candidates(std::vector<std::vector<float>>& logits_BV, int64_t length);
+  std::vector<Candidate> candidates(const std::vector<at::Tensor>& logits_B1V);
   void take_finished(const std::vector<Candidate>& candidates, int64_t length);
-  void go_on(const std::vector<Candidate>& candidates);
+  void go_on(std::vector<Candidate> candidates);
   bool can_improve(int64_t length) const;
-  std::vector<std::vector<float>> step();
+  std::vector<at::Tensor> step();
 
   const Llama& llama_;
   const GenerateOptions& options_;
-  int64_t prompt_tokens_, budget_;
+  int64_t budget_;
   std::vector<Beam> running_;    // best first
   std::vector<KvCache> caches_;  // of running_
   std::vector<Beam> finished_;   // best first, at most `beams`
 };
 
 /// The best (stop ids + 1) x beams continuations over all beams, best first: enough that `beams` of
-/// them go on. `length`: new tokens with the one being chosen.
-std::vector<Candidate> BeamSearch::candidates(std::vector<std::vector<float>>& logits_BV,
-                                              int64_t length) {
-  const auto vocab = static_cast<int64_t>(logits_BV[0].size());
+/// them go on.
+std::vector<Candidate> BeamSearch::candidates(const std::vector<at::Tensor>& logits_B1V) {
+  const int64_t vocab = logits_B1V[0].numel();
   std::vector<float> sums;
-  sums.reserve(running_.size() * logits_BV[0].size());
+  sums.reserve(running_.size() * static_cast<size_t>(vocab));
   for (size_t b = 0; b < running_.size(); ++b) {
-    log_softmax(logits_BV[b]);
-    apply_penalties(logits_BV[b], running_[b].seen, options_);
-    for (float log_prob : logits_BV[b]) sums.push_back(log_prob + running_[b].score);
+    const float* data = logits_B1V[b].const_data_ptr<float>();
+    std::vector<float> scores_V(data, data + vocab);
+    log_softmax(scores_V);
+    apply_rules(scores_V, running_[b].sequence, options_);
+    for (float log_prob : scores_V) sums.push_back(log_prob + running_[b].score);
   }
   const auto stops = static_cast<int64_t>(options_.stop_ids.size());
   std::vector<Candidate> out;
   for (int64_t i : best_of(sums, std::max<int64_t>(2, 1 + stops) * options_.beams)) {
-    const int64_t id = i % vocab;
-    out.push_back(
-        {i / vocab, id, sums[static_cast<size_t>(i)], is_stop(id, options_) || length == budget_});
+    const float score = sums[static_cast<size_t>(i)];
+    if (!std::isfinite(score)) break;  // only what is banned is left
+    Candidate c{i / vocab, running_[static_cast<size_t>(i / vocab)], false};
+    c.beam.sequence.append(i % vocab, options_);
+    c.beam.score = score;
+    c.ends = finish_reason(c.beam.sequence, budget_, options_).has_value();
+    out.push_back(std::move(c));
   }
   return out;
 }
 
 /// Of the first `beams` candidates those that end join the finished ones, of which the best stay.
+/// `length`: their new tokens.
 void BeamSearch::take_finished(const std::vector<Candidate>& candidates, int64_t length) {
   const auto divisor =
       static_cast<float>(std::pow(static_cast<double>(length), options_.length_penalty));
   const auto first = std::min(candidates.size(), static_cast<size_t>(options_.beams));
   for (size_t i = 0; i < first; ++i) {
-    const Candidate& c = candidates[i];
-    if (!c.ends) continue;
-    Beam beam = running_[static_cast<size_t>(c.parent)];
-    beam.seen.push_back(c.id);
-    beam.score = c.score / divisor;
-    finished_.push_back(std::move(beam));
+    if (!candidates[i].ends) continue;
+    finished_.push_back(candidates[i].beam);
+    finished_.back().score /= divisor;
   }
   std::stable_sort(finished_.begin(), finished_.end(),
                    [](const Beam& a, const Beam& b) { return a.score > b.score; });
@@ -107,22 +107,19 @@ void BeamSearch::take_finished(const std::vector<Candidate>& candidates, int64_t
 
 /// The best candidates that do not end become the running beams, with their parents' caches (moved
 /// where a parent is needed once more, copied before).
-void BeamSearch::go_on(const std::vector<Candidate>& candidates) {
-  std::vector<Candidate> chosen;
-  for (const Candidate& c : candidates)
-    if (!c.ends && chosen.size() < static_cast<size_t>(options_.beams)) chosen.push_back(c);
+void BeamSearch::go_on(std::vector<Candidate> candidates) {
+  std::erase_if(candidates, [](const Candidate& c) { return c.ends; });
+  if (candidates.size() > static_cast<size_t>(options_.beams))
+    candidates.resize(static_cast<size_t>(options_.beams));
   std::vector<int64_t> uses(running_.size(), 0);
-  for (const Candidate& c : chosen) ++uses[static_cast<size_t>(c.parent)];
-  std::vector<Beam> beams;
+  for (const Candidate& c : candidates) ++uses[static_cast<size_t>(c.parent)];
   std::vector<KvCache> caches;
-  for (const Candidate& c : chosen) {
+  running_.clear();
+  for (Candidate& c : candidates) {
     const auto parent = static_cast<size_t>(c.parent);
-    Beam beam{running_[parent].seen, c.score};
-    beam.seen.push_back(c.id);
-    beams.push_back(std::move(beam));
     caches.push_back(--uses[parent] == 0 ? std::move(caches_[parent]) : caches_[parent].clone());
+    running_.push_back(std::move(c.beam));
   }
-  running_ = std::move(beams);
   caches_ = std::move(caches);
 }
 
@@ -134,38 +131,45 @@ bool BeamSearch::can_improve(int64_t length) const {
   return running_.front().score / divisor > finished_.back().score;
 }
 
-std::vector<std::vector<float>> BeamSearch::step() {
-  std::vector<std::vector<float>> logits_BV;
+std::vector<at::Tensor> BeamSearch::step() {
+  std::vector<at::Tensor> logits_B1V;
   for (size_t b = 0; b < running_.size(); ++b)
-    logits_BV.push_back(decode_step(llama_, running_[b].seen.back(), caches_[b]));
-  return logits_BV;
+    logits_B1V.push_back(decode_rows(llama_, {running_[b].sequence.ids.back()}, caches_[b]));
+  return logits_B1V;
 }
 
-std::vector<int64_t> BeamSearch::run(const std::vector<int64_t>& prompt_ids,
-                                     std::vector<float> first_V, KvCache cache) {
-  running_.push_back({prompt_ids, 0.0F});
+Generated BeamSearch::run(Sequence prompt, const at::Tensor& first_1V, KvCache cache) {
+  running_.push_back({std::move(prompt), 0.0F});
   caches_.push_back(std::move(cache));
-  std::vector<std::vector<float>> logits_BV{std::move(first_V)};
+  std::vector<at::Tensor> logits_B1V{first_1V};
+  Generated out;
   for (int64_t length = 1;; ++length) {
-    const std::vector<Candidate> found = candidates(logits_BV, length);
+    std::vector<Candidate> found = candidates(logits_B1V);
     take_finished(found, length);
     if (length == budget_) break;
-    go_on(found);
+    go_on(std::move(found));
     if (running_.empty() || !can_improve(length)) break;
     if (options_.interrupted && options_.interrupted()) break;
-    logits_BV = step();
+    logits_B1V = step();
+    ++out.timings.steps;
   }
-  const Beam& best = finished_.empty() ? running_.front() : finished_.front();
-  return {best.seen.begin() + prompt_tokens_, best.seen.end()};
+  check(!finished_.empty() || !running_.empty(),
+        "no token is left to choose from: every one is banned (see --no-repeat-ngram)");
+  for (const Beam& beam : finished_.empty() ? running_ : finished_) {
+    const std::span<const int64_t> tokens = beam.sequence.new_ids();
+    out.beams.push_back({{tokens.begin(), tokens.end()}, beam.score});
+  }
+  const Sequence& best = (finished_.empty() ? running_ : finished_).front().sequence;
+  out.tokens = out.beams.front().tokens;
+  out.finish = finish_reason(best, budget_, options_).value_or(FinishReason::kInterrupted);
+  return out;
 }
 
 }  // namespace
 
-std::vector<int64_t> beam_search(const Llama& llama, const std::vector<int64_t>& prompt_ids,
-                                 std::vector<float> first_V, KvCache cache, int64_t budget,
-                                 const GenerateOptions& options) {
-  return BeamSearch(llama, options, static_cast<int64_t>(prompt_ids.size()), budget)
-      .run(prompt_ids, std::move(first_V), std::move(cache));
+Generated beam_search(const Llama& llama, Sequence prompt, const at::Tensor& first_1V,
+                      KvCache cache, int64_t budget, const GenerateOptions& options) {
+  return BeamSearch(llama, options, budget).run(std::move(prompt), first_1V, std::move(cache));
 }
 
 }  // namespace euromodal

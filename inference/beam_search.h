@@ -1,17 +1,19 @@
-// beam_search.h — beam search as transformers' generate with num_beams, early_stopping=False and
-// length_penalty. B beams, V vocabulary.
+// beam_search.h — beam search over a prefilled prompt, as transformers' generate does it
+// (early_stopping false), also with rules, constraints and several answers.
 #pragma once
-#include <cstdint>
-#include <vector>
+#include <ATen/core/Tensor.h>
 
+#include "backbone/kv_cache.h"
+#include "backbone/llama.h"
 #include "inference/decoding.h"
+#include "inference/generator.h"
 
 namespace euromodal {
 
-/// first_V: logits after the prompt, whose keys and values `cache` holds. Returns the new tokens of
-/// the best hypothesis (its stop id included); `budget` > 0 bounds their number.
-std::vector<int64_t> beam_search(const Llama& llama, const std::vector<int64_t>& prompt_ids,
-                                 std::vector<float> first_V, KvCache cache, int64_t budget,
-                                 const GenerateOptions& options);
+/// first_1V [1, V]: logits behind the prompt. `cache` holds the prompt. At most `budget` new
+/// tokens.
+/// -> tokens, finish, beams (those that ended, best first) and timings.steps.
+Generated beam_search(const Llama& llama, Sequence prompt, const at::Tensor& first_1V,
+                      KvCache cache, int64_t budget, const GenerateOptions& options);
 
 }  // namespace euromodal

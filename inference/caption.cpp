@@ -42,10 +42,9 @@ Example caption_example(const MultimodalModel& model, const std::vector<CaptionM
   return example;
 }
 
-Generated caption(const MultimodalModel& model, Example example, GenerateOptions options,
+Generated caption(const MultimodalModel& model, Example example, const GenerateOptions& options,
                   bool want_logits, const std::function<void(int64_t)>& on_token) {
   const c10::NoGradGuard no_graph;
-  if (options.stop_ids.empty()) options.stop_ids = model.backbone().config().eos_ids;
   const std::vector<int64_t> ids = example.plan.ids;
   const auto tokens = static_cast<int64_t>(ids.size());
   check_prompt_length(tokens, model.backbone().config());  // before the encoders work for nothing

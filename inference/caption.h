@@ -20,9 +20,8 @@ void check_captionable(const std::filesystem::path& dir);
 Example caption_example(const MultimodalModel& model, const std::vector<CaptionMedium>& media,
                         const std::string& prompt, bool use_template);
 
-/// Text of one example. Stop ids are the model's unless `options` names some; on_token as in
-/// generate().
-Generated caption(const MultimodalModel& model, Example example, GenerateOptions options,
+/// Text of one example; options and on_token as in generate().
+Generated caption(const MultimodalModel& model, Example example, const GenerateOptions& options,
                   bool want_logits = false, const std::function<void(int64_t)>& on_token = {});
 
 }  // namespace euromodal

@@ -1,17 +1,16 @@
 // generator.cpp — prefill, then one token at a time. Only rows that are needed pass the head.
 #include "inference/generator.h"
 
+#include <algorithm>
 #include <chrono>
-#include <cmath>
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "backbone/greedy.h"
 #include "core/error.h"
-#include "core/rng.h"
 #include "inference/beam_search.h"
 #include "inference/decoding.h"
-#include "inference/sampling.h"
 
 namespace euromodal {
 
@@ -19,6 +18,8 @@ namespace {
 
 // Rows of prompt logits computed at once: 256 rows of a vocabulary of 128,000 are 131 MB.
 constexpr int64_t kLogitRows = 256;
+
+constexpr size_t kLongestMatch = 3;  // tokens that a guess goes on from
 
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -35,31 +36,76 @@ at::Tensor all_logits(const Llama& llama, const at::Tensor& hidden_TD) {
   return logits_TV;
 }
 
-int64_t choose_token(std::span<float> logits_V, const GenerateOptions& options, int64_t step) {
-  if (options.greedy) return most_likely(logits_V);
-  apply_temperature(logits_V, options.temperature);
-  keep_top_k(logits_V, options.top_k);
-  keep_top_p(logits_V, options.top_p);
-  Rng rng = Rng(options.seed).fork("sample", static_cast<uint64_t>(step));
-  return draw_token(logits_V, rng);
+std::vector<float> row_of(const at::Tensor& logits_RV, int64_t row) {
+  const float* data = logits_RV.const_data_ptr<float>() + row * logits_RV.size(1);
+  return {data, data + logits_RV.size(1)};
 }
 
-std::vector<int64_t> decode(const Llama& llama, std::vector<int64_t> seen,
-                            std::vector<float> logits_V, KvCache& cache, int64_t budget,
-                            const GenerateOptions& options,
-                            const std::function<void(int64_t)>& on_token) {
-  std::vector<int64_t> tokens;
-  for (int64_t step = 0; step < budget; ++step) {
-    if (options.interrupted && options.interrupted()) break;
-    if (step > 0) logits_V = decode_step(llama, tokens.back(), cache);
-    apply_penalties(logits_V, seen, options);
-    const int64_t id = choose_token(logits_V, options, step);
-    tokens.push_back(id);
-    seen.push_back(id);
-    if (on_token) on_token(id);
-    if (is_stop(id, options)) break;
+std::vector<int64_t> ids_of(const std::vector<std::pair<int64_t, double>>& bias) {
+  std::vector<int64_t> ids;
+  for (const auto& [id, value] : bias) ids.push_back(id);
+  return ids;
+}
+
+/// At most `most` tokens that followed the last place where the text's last tokens stood before
+/// (three of them, else two, else one). Reference: Saxena 2023, prompt lookup decoding.
+std::vector<int64_t> guess_from_text(std::span<const int64_t> ids, int64_t most) {
+  if (most <= 0) return {};
+  for (size_t n = std::min(kLongestMatch, ids.size() - 1); n > 0; --n) {
+    const auto last = ids.last(n);
+    for (size_t begin = ids.size() - n; begin-- > 0;) {
+      if (!std::equal(last.begin(), last.end(), ids.begin() + static_cast<int64_t>(begin)))
+        continue;
+      const auto after = ids.subspan(begin + n);
+      const size_t count = std::min(after.size(), static_cast<size_t>(most));
+      return {after.begin(), after.begin() + static_cast<int64_t>(count)};
+    }
   }
-  return tokens;
+  return {};
+}
+
+/// Decodes one sequence over its cache. With options.lookup the tokens that followed the same words
+/// before are guessed and checked in one pass: as long as the guess is what would have been chosen,
+/// each row of the pass gives a token.
+Generated decode(const Llama& llama, Sequence sequence, at::Tensor logits_RV, KvCache& cache,
+                 int64_t budget, const GenerateOptions& options,
+                 const std::function<void(int64_t)>& on_token) {
+  Generated out;
+  std::vector<int64_t> guess;  // logits_RV: row 0 follows the last token, row i the i-th guess
+  for (int64_t step = 0; step < budget;) {
+    for (size_t row = 0;; ++row) {
+      if (options.interrupted && options.interrupted()) {
+        out.finish = FinishReason::kInterrupted;
+        break;
+      }
+      std::vector<float> logits_V = row_of(logits_RV, static_cast<int64_t>(row));
+      const std::vector<float> plain_V =
+          options.logprobs >= 0 ? logits_V : std::vector<float>();  // before any rule
+      apply_rules(logits_V, sequence, options);
+      const int64_t id = choose_token(logits_V, options, step++);
+      sequence.append(id, options);
+      if (options.logprobs >= 0)
+        out.logprobs.push_back(token_logprob(plain_V, id, options.logprobs));
+      if (on_token) on_token(id);
+      if (const auto reason = finish_reason(sequence, budget, options)) {
+        out.finish = *reason;
+        step = budget;
+        break;
+      }
+      if (row < guess.size() && guess[row] == id) continue;  // its row is there already
+      cache.truncate(cache.length() - static_cast<int64_t>(guess.size() - row));
+      break;
+    }
+    if (out.finish == FinishReason::kInterrupted || step == budget) break;
+    guess = guess_from_text(sequence.ids, std::min(options.lookup, budget - step - 1));
+    std::vector<int64_t> rows = {sequence.ids.back()};
+    rows.insert(rows.end(), guess.begin(), guess.end());
+    logits_RV = decode_rows(llama, rows, cache);
+    ++out.timings.steps;
+  }
+  const std::span<const int64_t> tokens = sequence.new_ids();
+  out.tokens.assign(tokens.begin(), tokens.end());
+  return out;
 }
 
 }  // namespace
@@ -79,21 +125,6 @@ void check_token_ids(const std::vector<int64_t>& ids, const LlamaConfig& config)
                      config.vocab_size);
 }
 
-void apply_penalties(std::span<float> scores_V, std::span<const int64_t> seen,
-                     const GenerateOptions& options) {
-  penalize_repetition(scores_V, seen, options.repetition_penalty);
-  ban_repeated_ngrams(scores_V, seen, options.no_repeat_ngram);
-}
-
-bool is_stop(int64_t id, const GenerateOptions& options) {
-  return std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end();
-}
-
-int64_t token_budget(int64_t prompt_tokens, const LlamaConfig& config,
-                     const GenerateOptions& options) {
-  return std::min(options.max_new_tokens, config.max_positions - prompt_tokens + 1);
-}
-
 Generated generate(const Llama& llama, const std::vector<int64_t>& prompt_ids,
                    const at::Tensor& prompt_emb_TD, const GenerateOptions& options,
                    bool want_logits, const std::function<void(int64_t)>& on_token) {
@@ -105,25 +136,31 @@ Generated generate(const Llama& llama, const std::vector<int64_t>& prompt_ids,
   check(options.greedy || options.beams > 1 || options.temperature > 0.0,
         "generate: sampling needs a temperature above 0, got {}", options.temperature);
 
-  Generated out;
-  out.timings.prompt_tokens = prompt_tokens;
+  check_token_ids(ids_of(options.logit_bias), llama.config());
+
   const auto prefill_start = std::chrono::steady_clock::now();
   KvCache cache = llama.make_cache();
   const at::Tensor hidden_TD = llama.forward_cached(prompt_emb_TD, cache);
-  if (want_logits) out.prompt_logits_TV = all_logits(llama, hidden_TD);
+  const at::Tensor prompt_logits_TV = want_logits ? all_logits(llama, hidden_TD) : at::Tensor();
   const int64_t budget = token_budget(prompt_tokens, llama.config(), options);
+  Generated out;
+  double prefill_s = 0.0, decode_s = 0.0;
   if (budget > 0) {
-    std::vector<float> first_V = last_logits(llama, hidden_TD);
-    out.timings.prefill_s = seconds_since(prefill_start);
+    const at::Tensor first_1V = checked_logits(llama, hidden_TD.narrow(0, prompt_tokens - 1, 1));
+    prefill_s = seconds_since(prefill_start);
     const auto decode_start = std::chrono::steady_clock::now();
-    out.tokens =
-        options.beams > 1
-            ? beam_search(llama, prompt_ids, std::move(first_V), std::move(cache), budget, options)
-            : decode(llama, prompt_ids, std::move(first_V), cache, budget, options, on_token);
-    out.timings.decode_s = seconds_since(decode_start);
+    Sequence sequence = Sequence::of_prompt(prompt_ids, options);
+    out = options.beams > 1
+              ? beam_search(llama, std::move(sequence), first_1V, std::move(cache), budget, options)
+              : decode(llama, std::move(sequence), first_1V, cache, budget, options, on_token);
+    decode_s = seconds_since(decode_start);
   } else {
-    out.timings.prefill_s = seconds_since(prefill_start);
+    prefill_s = seconds_since(prefill_start);
   }
+  out.prompt_logits_TV = prompt_logits_TV;
+  out.timings.prompt_tokens = prompt_tokens;
+  out.timings.prefill_s = prefill_s;
+  out.timings.decode_s = decode_s;
   out.timings.new_tokens = static_cast<int64_t>(out.tokens.size());
   return out;
 }

@@ -1,15 +1,18 @@
-// generator.h — prompt rows in, tokens out: greedy, sampling, beams, penalties, stop ids. Meaning
-// of every option: as transformers' generate.
+// generator.h — prompt rows in, tokens out: greedy, sampling, beams, penalties, constraints, stop
+// rules. Meaning of every option: as transformers' generate, where it has it.
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
-#include <string>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "backbone/llama.h"
+#include "inference/grammar/token_grammar.h"
 
 namespace euromodal {
 
@@ -19,23 +22,52 @@ struct GenerateOptions {
   double temperature = 1.0;  // divides the logits first
   int64_t top_k = 0;         // 0: off
   double top_p = 1.0;        // smallest set whose sum reaches p
+  double min_p = 0.0;        // least likelihood, as a share of the most likely token's
+  double typical_p = 1.0;    // tokens of typical surprise whose sum reaches p
   uint64_t seed = 0;
   int64_t beams = 1;
   double length_penalty = 1.0;
   double repetition_penalty = 1.0;
+  double presence_penalty = 0.0,
+         frequency_penalty = 0.0;  // over new tokens, as OpenAI defines them
   int64_t no_repeat_ngram = 0;
+  std::vector<std::pair<int64_t, double>> logit_bias;  // ids inside the vocabulary
+  std::shared_ptr<TokenGrammar> grammar;               // null: any text
   std::vector<int64_t> stop_ids;
+  std::function<bool(std::span<const int64_t>)> ends_text;  // do these new tokens end the text?
+  int64_t logprobs = -1;  // log-probabilities of the tokens and of the N best beside each; -1: none
+  int64_t lookup = 0;     // tokens to guess from earlier text and check at once (0: one by one)
   std::function<bool()> interrupted;  // asked before every token: true ends the text there
 };
 
 struct GenerateTimings {
   double prefill_s = 0.0, decode_s = 0.0;
   int64_t prompt_tokens = 0, new_tokens = 0;
+  int64_t steps = 0;  // passes through the model behind the prompt; fewer than tokens with lookup
+};
+
+enum class FinishReason { kStop, kLength, kInterrupted };
+const char* finish_reason_name(FinishReason reason);  // "stop", "length", "interrupted"
+
+/// Of the model's own distribution, before any rule.
+struct TokenLogprob {
+  int64_t id = 0;
+  float logprob = 0.0F;
+  std::vector<std::pair<int64_t, float>> top;  // most likely first
+};
+
+/// A finished hypothesis of beam search.
+struct ScoredTokens {
+  std::vector<int64_t> tokens;
+  double score = 0.0;  // sum of log-probabilities / length ^ length_penalty
 };
 
 struct Generated {
   std::vector<int64_t> tokens;  // new ids only; may end with a stop id
-  at::Tensor prompt_logits_TV;  // [T, V] f32 when asked for
+  FinishReason finish = FinishReason::kLength;
+  std::vector<TokenLogprob> logprobs;  // of `tokens`, when asked for (not with beams)
+  std::vector<ScoredTokens> beams;     // best first, with beams; the first is `tokens`
+  at::Tensor prompt_logits_TV;         // [T, V] f32 when asked for
   GenerateTimings timings;
 };
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <unordered_map>
 
 #include "core/error.h"
 
@@ -56,6 +57,18 @@ void ban_repeated_ngrams(std::span<float> logits_V, std::span<const int64_t> see
   }
 }
 
+void penalize_presence(std::span<float> logits_V, std::span<const int64_t> seen, double presence,
+                       double frequency) {
+  if (presence == 0.0 && frequency == 0.0) return;
+  std::unordered_map<int64_t, int64_t> counts;
+  for (int64_t id : seen) ++counts[id];
+  for (const auto& [id, count] : counts) {
+    if (id < 0 || static_cast<size_t>(id) >= logits_V.size()) continue;
+    logits_V[static_cast<size_t>(id)] -=
+        static_cast<float>(presence + frequency * static_cast<double>(count));
+  }
+}
+
 void apply_temperature(std::span<float> logits_V, double temperature) {
   if (temperature == 1.0) return;
   const auto divisor = static_cast<float>(temperature);
@@ -98,6 +111,42 @@ void keep_top_p(std::span<float> logits_V, double p) {
     ++kept;
   }
   for (size_t i = kept; i < order.size(); ++i) logits_V[static_cast<size_t>(order[i])] = kMinusInf;
+}
+
+void keep_min_p(std::span<float> logits_V, double p) {
+  if (p <= 0.0) return;
+  double sum = 0.0;
+  const std::vector<float> weight = exponentials(logits_V, &sum);  // 1 for the most likely
+  const auto total = static_cast<float>(sum);
+  const float least = static_cast<float>(p) * (1.0F / total);
+  for (size_t v = 0; v < weight.size(); ++v)
+    if (weight[v] / total < least && weight[v] < 1.0F) logits_V[v] = kMinusInf;
+}
+
+void keep_typical(std::span<float> logits_V, double p) {
+  if (p >= 1.0) return;
+  std::vector<float> log_p(logits_V.begin(), logits_V.end());
+  log_softmax(log_p);
+  double entropy = 0.0;
+  for (float l : log_p)
+    if (l > kMinusInf) entropy -= static_cast<double>(l) * std::exp(static_cast<double>(l));
+  const auto surprise = static_cast<float>(entropy);
+  std::vector<int64_t> order(log_p.size());
+  std::iota(order.begin(), order.end(), int64_t{0});
+  std::vector<float> distance(log_p.size());
+  for (size_t v = 0; v < log_p.size(); ++v) distance[v] = std::abs(-log_p[v] - surprise);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return distance[a] < distance[b]; });
+  double above = 0.0;
+  size_t kept = 0;
+  while (kept < order.size()) {  // the token that crosses p is the last that stays
+    above += std::exp(static_cast<double>(log_p[static_cast<size_t>(order[kept])]));
+    ++kept;
+    if (above >= p) break;
+  }
+  const float furthest = distance[static_cast<size_t>(order[kept - 1])];
+  for (size_t v = 0; v < distance.size(); ++v)
+    if (distance[v] > furthest) logits_V[v] = kMinusInf;
 }
 
 int64_t most_likely(std::span<const float> logits_V) {

@@ -17,6 +17,11 @@ void penalize_repetition(std::span<float> logits_V, std::span<const int64_t> see
 /// already holds. n = 0: nothing.
 void ban_repeated_ngrams(std::span<float> logits_V, std::span<const int64_t> seen, int64_t n);
 
+/// OpenAI's presence and frequency penalties: every id of `seen` (the new tokens) loses `presence`
+/// once and `frequency` for each time that it came.
+void penalize_presence(std::span<float> logits_V, std::span<const int64_t> seen, double presence,
+                       double frequency);
+
 /// TemperatureLogitsWarper: logits / temperature (> 0).
 void apply_temperature(std::span<float> logits_V, double temperature);
 
@@ -26,6 +31,14 @@ void keep_top_k(std::span<float> logits_V, int64_t k);
 /// TopPLogitsWarper: keeps the smallest set of most likely tokens whose probabilities reach p, at
 /// least one; of equal ones the higher ids. p = 1: nothing.
 void keep_top_p(std::span<float> logits_V, double p);
+
+/// MinPLogitsWarper: -inf for every token less likely than `p` times the most likely one; that one
+/// stays. p = 0: nothing.
+void keep_min_p(std::span<float> logits_V, double p);
+
+/// TypicalLogitsWarper (Meister et al. 2022): keeps the tokens whose surprise is nearest to the
+/// row's entropy until their probabilities reach p, at least one. p = 1: nothing.
+void keep_typical(std::span<float> logits_V, double p);
 
 /// Index of the largest logit, the first of equals.
 int64_t most_likely(std::span<const float> logits_V);

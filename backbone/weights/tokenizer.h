@@ -32,6 +32,9 @@ class Tokenizer {
   virtual std::optional<int64_t> id_of(
       std::string_view token) const = 0;  // vocabulary or added token
   virtual std::string token_of(int64_t id) const = 0;
+  /// What the token writes in the middle of a text, byte by byte (parts of a character too);
+  /// special tokens and ids without a token write nothing.
+  virtual std::string bytes_of(int64_t id) const = 0;
   virtual bool is_special(int64_t id) const = 0;
   virtual int64_t size() const = 0;  // highest id + 1, added tokens included
   virtual std::optional<int64_t> bos_id()

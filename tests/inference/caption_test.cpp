@@ -39,6 +39,7 @@ TEST(CaptionTest, LogitsAreThoseOfTheModel) {
   const Example example = caption_example(*model, {a, b}, "is <image> like <image>?", true);
   GenerateOptions options;
   options.max_new_tokens = 4;
+  options.stop_ids = model->backbone().config().eos_ids;
   const Generated out = caption(*model, example, options, /*want_logits=*/true);
   EXPECT_EQ(out.timings.prompt_tokens, static_cast<int64_t>(example.plan.ids.size()));
   const c10::NoGradGuard no_graph;

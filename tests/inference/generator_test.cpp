@@ -2,6 +2,8 @@
 // random Llama (goldens/llama, goldens/generation.json); sampling, limits and callbacks.
 #include "inference/generator.h"
 
+#include <cmath>
+#include <map>
 #include <set>
 
 #include <ATen/ATen.h>
@@ -9,6 +11,8 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "inference/batch_engine.h"
+#include "inference/scoring.h"
 #include "tests/support/temp.h"
 #include "tests/support/tensor_near.h"
 
@@ -56,6 +60,157 @@ TEST_F(GeneratorTest, TokensMatchTransformersGreedyPenaltiesAndBeams) {
     EXPECT_EQ(got.tokens, golden["tokens"].get<std::vector<int64_t>>())
         << golden["options"].dump() << " after " << golden["prompt"].dump();
   }
+}
+
+TEST_F(GeneratorTest, NBestBeamsAndScoresMatchTransformers) {
+  ASSERT_EQ((*goldens_)["n_best"].size(), 4U);
+  for (const Json& golden : (*goldens_)["n_best"]) {
+    const auto want = golden["tokens"].get<std::vector<std::vector<int64_t>>>();
+    const auto scores = golden["scores"].get<std::vector<double>>();
+    const Generated got =
+        run(golden["prompt"].get<std::vector<int64_t>>(), options_of(golden["options"]));
+    ASSERT_GE(got.beams.size(), want.size());
+    EXPECT_EQ(got.tokens, want[0]);
+    for (size_t i = 0; i < want.size(); ++i) {
+      EXPECT_EQ(got.beams[i].tokens, want[i]);
+      EXPECT_NEAR(got.beams[i].score, scores[i], 1e-5);
+    }
+  }
+}
+
+TEST_F(GeneratorTest, LookupGivesTheSameTokensInFewerSteps) {
+  int64_t tokens = 0, steps = 0;
+  for (const Json& golden : (*goldens_)["cases"]) {
+    GenerateOptions options = options_of(golden["options"]);
+    if (options.beams > 1) continue;
+    options.max_new_tokens = 40;
+    for (const bool greedy : {true, false}) {
+      options.greedy = greedy;
+      options.temperature = 0.3;
+      options.lookup = 0;
+      const auto prompt = golden["prompt"].get<std::vector<int64_t>>();
+      const Generated plain = run(prompt, options);
+      for (const int64_t lookup : {1, 4, 10}) {
+        options.lookup = lookup;
+        std::vector<int64_t> streamed;
+        const Generated fast =
+            run(prompt, options, false, [&](int64_t id) { streamed.push_back(id); });
+        EXPECT_EQ(fast.tokens, plain.tokens) << "lookup " << lookup << " " << golden.dump();
+        EXPECT_EQ(streamed, plain.tokens);
+        EXPECT_EQ(fast.finish, plain.finish);
+        if (lookup == 4 && greedy) tokens += fast.timings.new_tokens, steps += fast.timings.steps;
+      }
+    }
+  }
+  EXPECT_LT(steps, tokens * 9 / 10);  // a tiny random model repeats itself
+}
+
+TEST_F(GeneratorTest, LogprobsAreTheModelsOwn) {
+  const Json& golden = (*goldens_)["score"];
+  const auto ids = golden["ids"].get<std::vector<int64_t>>();
+  GenerateOptions options;
+  options.max_new_tokens = 6;
+  options.logprobs = 3;
+  options.repetition_penalty = 2.0;  // rules do not touch what is reported
+  const std::vector<int64_t> prompt(ids.begin(), ids.begin() + 5);
+  const Generated got = run(prompt, options);
+  ASSERT_EQ(got.logprobs.size(), got.tokens.size());
+  std::vector<int64_t> all = prompt;
+  all.insert(all.end(), got.tokens.begin(), got.tokens.end());
+  const TextScore score = score_text(llama(), all);
+  for (size_t i = 0; i < got.tokens.size(); ++i) {
+    const TokenLogprob& token = got.logprobs[i];
+    EXPECT_EQ(token.id, got.tokens[i]);
+    EXPECT_NEAR(token.logprob, score.logprobs[prompt.size() - 1 + i], 1e-5);
+    ASSERT_EQ(token.top.size(), 3U);
+    EXPECT_GE(token.top[0].second, token.top[1].second);
+    EXPECT_GE(token.top[0].second, token.logprob);
+  }
+}
+
+TEST_F(GeneratorTest, ScoresAndEmbeddingsMatchTransformers) {
+  const Json& golden = (*goldens_)["score"];
+  const auto ids = golden["ids"].get<std::vector<int64_t>>();
+  const TextScore score = score_text(llama(), ids);
+  const auto want = golden["logprobs"].get<std::vector<double>>();
+  ASSERT_EQ(score.logprobs.size(), want.size());
+  double sum = 0.0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    EXPECT_NEAR(score.logprobs[i], want[i], 2e-5);
+    sum += want[i];
+  }
+  EXPECT_NEAR(score.perplexity(), std::exp(-sum / static_cast<double>(want.size())), 1e-3);
+  const auto mean = golden["mean"].get<std::vector<double>>();
+  const at::Tensor embedding_D = embed_text(llama(), ids);
+  for (size_t d = 0; d < mean.size(); ++d)
+    EXPECT_NEAR(embedding_D[static_cast<int64_t>(d)].item<float>(), mean[d], 2e-5);
+}
+
+TEST_F(GeneratorTest, WindowsScoreEveryTokenOnceWithTheContextTheyHave) {
+  std::vector<int64_t> ids = {1};
+  for (int64_t i = 0; i < 99; ++i) ids.push_back(8 + (i * i + 3 * i) % 80);
+  const TextScore score = score_text(llama(), ids, {.window = 40, .stride = 30});
+  ASSERT_EQ(score.logprobs.size(), 99U);
+  const TextScore first = score_text(llama(), {ids.begin(), ids.begin() + 40});
+  const TextScore second = score_text(llama(), {ids.begin() + 30, ids.begin() + 70});
+  for (size_t i = 0; i < 39; ++i) EXPECT_NEAR(score.logprobs[i], first.logprobs[i], 1e-5);
+  for (size_t i = 39; i < 69; ++i) EXPECT_NEAR(score.logprobs[i], second.logprobs[i - 30], 1e-5);
+  EXPECT_TRUE(throws_with<DataError>([] { (void)score_text(llama(), {1}); }, {"at least 2"}));
+  EXPECT_TRUE(throws_with<ConfigError>([&] { (void)score_text(llama(), ids, {.window = 65}); },
+                                       {"65", "64", "max_position"}));
+}
+
+TEST_F(GeneratorTest, BiasStopRulesAndConstraints) {
+  GenerateOptions options;
+  options.max_new_tokens = 10;
+  options.logit_bias = {{42, 1000.0}};
+  EXPECT_EQ(run({1, 9}, options).tokens, std::vector<int64_t>(10, 42));
+  options.ends_text = [](std::span<const int64_t> tokens) { return tokens.size() == 3; };
+  const Generated stopped = run({1, 9}, options);
+  EXPECT_EQ(stopped.tokens.size(), 3U);
+  EXPECT_EQ(stopped.finish, FinishReason::kStop);
+  options.beams = 2;
+  EXPECT_EQ(run({1, 9}, options).tokens.size(), 3U);
+  options.logit_bias = {{96, 1.0}};
+  EXPECT_TRUE(throws_with<DataError>([&] { (void)run({1, 9}, options); }, {"96"}));
+}
+
+TEST_F(GeneratorTest, ABatchGivesWhatEachPromptGivesAlone) {
+  for (const BatchLimits limits :
+       {BatchLimits{.sequences = 1, .pass_rows = 4}, BatchLimits{.sequences = 3, .pass_rows = 5},
+        BatchLimits{.sequences = 8, .pass_rows = 64, .cache_tokens = 90}}) {
+    BatchEngine engine(llama(), limits);
+    std::map<int64_t, Generated> got;
+    std::vector<Generated> want;
+    for (const Json& golden : (*goldens_)["cases"]) {
+      GenerateOptions options = options_of(golden["options"]);
+      if (options.beams > 1) continue;
+      const auto number = static_cast<int64_t>(want.size());
+      options.greedy = number % 2 == 0;
+      options.seed = static_cast<uint64_t>(number);
+      options.logprobs = 0;
+      const auto prompt = golden["prompt"].get<std::vector<int64_t>>();
+      want.push_back(run(prompt, options));
+      engine.add({number, prompt, options});
+    }
+    const auto all = static_cast<int64_t>(want.size());
+    GenerateOptions none;
+    none.max_new_tokens = 0;
+    engine.add({all, {1, 2}, none});
+    while (engine.busy())
+      engine.step([&](int64_t number, Generated one) {
+        EXPECT_TRUE(got.emplace(number, std::move(one)).second) << number << " came twice";
+      });
+    ASSERT_EQ(got.size(), want.size() + 1);
+    for (int64_t i = 0; i < all; ++i) {
+      EXPECT_EQ(got[i].tokens, want[static_cast<size_t>(i)].tokens) << i;
+      EXPECT_EQ(got[i].finish, want[static_cast<size_t>(i)].finish);
+      EXPECT_EQ(got[i].logprobs.size(), got[i].tokens.size());
+    }
+    EXPECT_TRUE(got[all].tokens.empty());
+  }
+  BatchEngine small(llama(), {.sequences = 2, .pass_rows = 8, .cache_tokens = 20});
+  EXPECT_TRUE(throws_with<DataError>([&] { small.add({0, {1, 2, 3}, {}}); }, {"65", "20"}));
 }
 
 TEST_F(GeneratorTest, PromptLogitsMatchTransformers) {

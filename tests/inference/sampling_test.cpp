@@ -42,6 +42,11 @@ TEST(SamplingTest, ProcessorsMatchTransformers) {
       {"top_p30", [](Row row, Seen) { keep_top_p(row, 0.3); }},
       {"top_p90", [](Row row, Seen) { keep_top_p(row, 0.9); }},
       {"top_p999", [](Row row, Seen) { keep_top_p(row, 0.999); }},
+      {"min_p02", [](Row row, Seen) { keep_min_p(row, 0.02); }},
+      {"min_p40", [](Row row, Seen) { keep_min_p(row, 0.4); }},
+      {"min_p100", [](Row row, Seen) { keep_min_p(row, 1.0); }},
+      {"typical20", [](Row row, Seen) { keep_typical(row, 0.2); }},
+      {"typical90", [](Row row, Seen) { keep_typical(row, 0.9); }},
       {"all",
        [](Row row, Seen seen) {
          penalize_repetition(row, seen, 1.3);
@@ -52,7 +57,7 @@ TEST(SamplingTest, ProcessorsMatchTransformers) {
        }},
   };
   const Json cases = read_json(EM_TEST_DIR "/goldens/sampling.json");
-  ASSERT_EQ(cases.size(), 44U);
+  ASSERT_EQ(cases.size(), 60U);
   for (const Json& golden : cases) {
     const auto name = golden["name"].get<std::string>();
     std::vector<float> row = row_of(golden["logits"]);
@@ -120,6 +125,12 @@ TEST(SamplingTest, IdsBeyondTheRowAreIgnored) {
   penalize_repetition(row, std::vector<int64_t>{5, -3, 1}, 2.0);
   ban_repeated_ngrams(row, std::vector<int64_t>{5, 7, 5}, 2);
   EXPECT_EQ(row, (std::vector<float>{1.0F, 1.0F}));
+}
+
+TEST(SamplingTest, PresenceAndFrequencyCountNewTokens) {
+  std::vector<float> row = {1.0F, 2.0F, 3.0F};
+  penalize_presence(row, std::vector<int64_t>{2, 0, 2, 9, -1}, 0.5, 0.25);
+  EXPECT_EQ(row, (std::vector<float>{0.25F, 2.0F, 2.0F}));
 }
 
 TEST(SamplingTest, LogSoftmaxSumsToOne) {

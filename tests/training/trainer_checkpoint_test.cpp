@@ -238,6 +238,7 @@ TEST_F(TrainerCheckpointTest, AnswersDuringTrainingAreWhatCaptionGivesAfterwards
     const Json& row = rows[static_cast<size_t>(30 + i)];
     GenerateOptions options;
     options.max_new_tokens = 5;
+    options.stop_ids = model->backbone().config().eos_ids;
     const Generated words =
         caption(*model, caption_record(*model, sample.record, sample.media), options);
     EXPECT_EQ(row["answer"], model->plan_context().tokenizer->decode(words.tokens, true));

@@ -60,18 +60,19 @@ void decode_strip(std::vector<std::string>& tokens, const std::string& content, 
   }
 }
 
+std::string byte_level_bytes(const std::string& token) {
+  std::string bytes;
+  for (size_t at = 0; at < token.size();) {
+    const int byte = byte_level_byte(utf8_next(token, at));
+    if (byte < 0) return token;  // added tokens may hold characters that stand for no byte
+    bytes += static_cast<char>(byte);
+  }
+  return bytes;
+}
+
 void decode_byte_level(std::vector<std::string>& tokens) {
   std::string bytes;
-  for (const std::string& token : tokens) {
-    std::string part;
-    bool all = true;
-    for (size_t at = 0; at < token.size() && all;) {
-      const int byte = byte_level_byte(utf8_next(token, at));
-      all = byte >= 0;
-      if (all) part += static_cast<char>(byte);
-    }
-    bytes += all ? part : token;  // added tokens may hold characters that stand for no byte
-  }
+  for (const std::string& token : tokens) bytes += byte_level_bytes(token);
   tokens = {utf8_lossy(bytes)};
 }
 
@@ -110,6 +111,7 @@ void Decoder::add(const nlohmann::json& json, const std::string& what, int depth
       for (std::string& token : tokens) token = pattern.replace(token, content);
     });
   } else if (type == "ByteFallback") {
+    byte_fallback_ = true;
     steps_.push_back(decode_bytes);
   } else if (type == "Fuse") {
     steps_.push_back(decode_fuse);
@@ -135,6 +137,15 @@ void Decoder::add(const nlohmann::json& json, const std::string& what, int depth
   } else {
     throw CheckpointError("{}: decoder {} is not supported", what, shown_name(type));
   }
+}
+
+std::string Decoder::bytes_of(const std::string& token) const {
+  if (byte_level_) return byte_level_bytes(token);
+  const int byte = byte_fallback_ ? byte_fallback_value(token) : -1;
+  if (byte >= 0) return std::string(1, static_cast<char>(byte));
+  // Behind a letter, so that what decoders do at the beginning does not touch it.
+  const std::string before = apply({"x"}), both = apply({"x", token});
+  return both.starts_with(before) ? both.substr(before.size()) : token;
 }
 
 std::string Decoder::apply(std::vector<std::string> tokens) const {

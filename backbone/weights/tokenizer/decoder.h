@@ -12,6 +12,8 @@ class Decoder {
  public:
   static Decoder from_json(const nlohmann::json& json, const std::string& what);
   std::string apply(std::vector<std::string> tokens) const;
+  /// What one token adds in the middle of a text, byte by byte.
+  std::string bytes_of(const std::string& token) const;
   bool byte_level() const { return byte_level_; }
 
  private:
@@ -19,7 +21,7 @@ class Decoder {
   void add(const nlohmann::json& json, const std::string& what, int depth);
   std::vector<Step> steps_;
   bool joined_ = true;  // without any decoder tokens are joined by spaces
-  bool byte_level_ = false;
+  bool byte_level_ = false, byte_fallback_ = false;
 };
 
 /// The byte of a byte-fallback token "<0x41>", or -1.

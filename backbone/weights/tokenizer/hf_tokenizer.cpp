@@ -86,6 +86,12 @@ std::string HfTokenizer::token_of(int64_t id) const {
   return found->second;
 }
 
+std::string HfTokenizer::bytes_of(int64_t id) const {
+  const auto found = tokens_.find(id);
+  if (found == tokens_.end() || is_special(id)) return "";
+  return parts_.decoder.bytes_of(found->second);
+}
+
 bool HfTokenizer::is_special(int64_t id) const { return special_.count(id) != 0; }
 
 std::optional<int64_t> HfTokenizer::bos_id() const {

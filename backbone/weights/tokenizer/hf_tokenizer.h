@@ -35,6 +35,7 @@ class HfTokenizer final : public Tokenizer {
   std::string decode(const std::vector<int64_t>& ids, bool skip_special) const override;
   std::optional<int64_t> id_of(std::string_view token) const override;
   std::string token_of(int64_t id) const override;
+  std::string bytes_of(int64_t id) const override;
   bool is_special(int64_t id) const override;
   int64_t size() const override { return size_; }
   std::optional<int64_t> bos_id() const override;

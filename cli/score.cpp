@@ -1,0 +1,74 @@
+// score.cpp — `euromodal score`: how likely a model finds a text; or one vector for it.
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "backbone/device.h"
+#include "backbone/llama.h"
+#include "backbone/lora.h"
+#include "backbone/weights/safetensors.h"
+#include "backbone/weights/tokenizer.h"
+#include "cli/commands.h"
+#include "cli/generation_flags.h"
+#include "cli/options.h"
+#include "core/error.h"
+#include "core/files.h"
+#include "core/json.h"
+#include "inference/scoring.h"
+
+namespace euromodal::cli {
+
+int run_score(int argc, char** argv) {
+  Options parser("score", "log-probabilities and perplexity of a text, or its embedding");
+  std::string dir, text, file, embedding, dtype, device = "cpu";
+  ScoreOptions options;
+  bool json = false;
+  parser.text("--model", &dir, "DIR", "model folder", /*required=*/true);
+  parser.text("--text", &text, "TEXT", "the text");
+  parser.text("--file", &file, "FILE", "a file with the text, taken byte for byte");
+  parser.i64("--window", &options.window, "tokens of one pass (0: max_position_embeddings)", 0,
+             int64_t{1} << 31);
+  parser.i64("--stride", &options.stride,
+             "new tokens of each further window of a long text (0: half of the window)", 0,
+             int64_t{1} << 31);
+  parser.flag("--json", &json, "print one JSON object, with the log-probability of each token");
+  parser.text("--embedding", &embedding, "FILE",
+              "instead of scores: write `embedding` [D] f32, the mean of the last hidden rows "
+              "(safetensors)");
+  parser.text("--dtype", &dtype, "WORD", "float32, bfloat16 or float16");
+  parser.text("--device", &device, "WORD", "cpu, cuda or cuda:N");
+  if (!parser.parse(argc, argv)) return 0;
+  check<UsageError>(parser.given("--text") != parser.given("--file"),
+                    "give either --text or --file");
+  const auto where = open_device(device);
+  const std::optional<at::ScalarType> type =
+      parser.given("--dtype") ? std::optional(parse_dtype_word(dtype)) : std::nullopt;
+  if (parser.given("--file")) text = read_text(file);
+  const size_t bad = find_invalid_utf8(text);
+  check<DataError>(bad == std::string::npos, "{}: not valid UTF-8 at byte {}",
+                   file.empty() ? "--text" : file, bad);
+  const auto tokenizer = Tokenizer::load(dir);
+  const std::vector<int64_t> ids = tokenizer->encode(text, EncodeMode::kFull);
+  const TextModel model = load_text_model(dir, type);
+  merge_lora(model.llama->linears());
+  move_parameters(model.parameters, where);
+  if (!embedding.empty()) {
+    save_safetensors(embedding, {{"embedding", embed_text(*model.llama, ids)}});
+    return 0;
+  }
+  const TextScore score = score_text(*model.llama, ids, options);
+  if (!json) {
+    std::puts(fmt::format("tokens={} log_likelihood={:.4f} perplexity={:.4f}",
+                          score.logprobs.size(), score.sum(), score.perplexity())
+                  .c_str());
+    return 0;
+  }
+  const Json out = {{"tokens", ids},
+                    {"logprobs", score.logprobs},
+                    {"log_likelihood", score.sum()},
+                    {"perplexity", score.perplexity()}};
+  std::puts(out.dump().c_str());
+  return 0;
+}
+
+}  // namespace euromodal::cli

@@ -1,0 +1,140 @@
+// batch_engine.cpp — see batch_engine.h.
+#include "inference/batch_engine.h"
+
+#include <algorithm>
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "backbone/greedy.h"
+#include "core/error.h"
+
+namespace euromodal {
+
+/// A sequence under way. Its next rows are ids [cache length, ...).
+struct BatchEngine::Slot {
+  BatchRequest request;
+  Sequence sequence;
+  KvCache cache;
+  int64_t budget, reserved;
+  Generated result;
+
+  int64_t due() const { return static_cast<int64_t>(sequence.ids.size()) - cache.length(); }
+};
+
+BatchEngine::BatchEngine(const Llama& llama, const BatchLimits& limits)
+    : llama_(llama), limits_(limits) {
+  check(
+      limits.sequences > 0 && limits.pass_rows >= limits.sequences,
+      "a batch of {} sequences in passes of {} rows: expected at least one sequence and a row for "
+      "each",
+      limits.sequences, limits.pass_rows);
+}
+
+BatchEngine::~BatchEngine() = default;
+
+int64_t BatchEngine::reserved(const BatchRequest& request) const {
+  const auto prompt = static_cast<int64_t>(request.prompt_ids.size());
+  return prompt + token_budget(prompt, llama_.config(), request.options);
+}
+
+void BatchEngine::add(BatchRequest request) {
+  check(request.options.beams == 1 && request.options.lookup == 0,
+        "a batch decodes without beams and without lookup");
+  check_prompt_length(static_cast<int64_t>(request.prompt_ids.size()), llama_.config());
+  check_token_ids(request.prompt_ids, llama_.config());
+  const int64_t needed = reserved(request);
+  check<DataError>(limits_.cache_tokens == 0 || needed <= limits_.cache_tokens,
+                   "prompt and answer need {} positions of the cache, all there is room for is {}",
+                   needed, limits_.cache_tokens);
+  waiting_.push_back(std::move(request));
+}
+
+void BatchEngine::admit() {
+  while (!waiting_.empty() && static_cast<int64_t>(running_.size()) < limits_.sequences) {
+    const int64_t needed = reserved(waiting_.front());
+    if (limits_.cache_tokens > 0 && reserved_ + needed > limits_.cache_tokens) return;
+    BatchRequest request = std::move(waiting_.front());
+    waiting_.pop_front();
+    Sequence sequence = Sequence::of_prompt(request.prompt_ids, request.options);
+    const int64_t budget = token_budget(sequence.prompt_tokens, llama_.config(), request.options);
+    running_.push_back(std::make_unique<Slot>(
+        Slot{std::move(request), std::move(sequence), llama_.make_cache(), budget, needed, {}}));
+    running_.back()->result.timings.prompt_tokens = running_.back()->sequence.prompt_tokens;
+    reserved_ += needed;
+  }
+}
+
+void BatchEngine::step(const std::function<void(int64_t, Generated)>& done) {
+  const c10::NoGradGuard no_grad;
+  admit();
+  // Those that decode go first, one row each; what is left of the pass goes to prompts.
+  std::stable_sort(running_.begin(), running_.end(),
+                   [](const auto& a, const auto& b) { return (a->due() == 1) > (b->due() == 1); });
+  std::vector<int64_t> ids, lengths;
+  std::vector<KvCache*> caches;
+  std::vector<Slot*> slots;
+  for (const auto& slot : running_) {
+    if (slot->budget == 0) continue;
+    const int64_t room = limits_.pass_rows - static_cast<int64_t>(ids.size()),
+                  count = std::min(room, slot->due());
+    if (count <= 0) break;
+    const auto begin = slot->sequence.ids.begin() + slot->cache.length();
+    ids.insert(ids.end(), begin, begin + count);
+    lengths.push_back(count);
+    caches.push_back(&slot->cache);
+    slots.push_back(slot.get());
+  }
+  std::vector<int64_t> last_rows;
+  std::vector<Slot*> choosing;
+  if (!ids.empty()) {
+    const Segments rows = Segments::from_lengths(lengths);
+    const at::Tensor ids_T = at::tensor(ids, at::kLong).to(llama_.embedding_VD().device());
+    const at::Tensor hidden_TD = llama_.forward_cached(llama_.embed(ids_T, rows), rows, caches);
+    for (size_t i = 0; i < slots.size(); ++i) {
+      if (slots[i]->due() > 0) continue;  // more of its prompt comes first
+      last_rows.push_back(rows.cu[i + 1] - 1);
+      choosing.push_back(slots[i]);
+    }
+    if (!choosing.empty()) {
+      const at::Tensor at_rows = at::tensor(last_rows, at::kLong).to(hidden_TD.device());
+      const at::Tensor logits_RV = checked_logits(llama_, hidden_TD.index_select(0, at_rows));
+      for (size_t i = 0; i < choosing.size(); ++i) {
+        Slot& slot = *choosing[i];
+        const float* data =
+            logits_RV.const_data_ptr<float>() + static_cast<int64_t>(i) * logits_RV.size(1);
+        std::vector<float> logits_V(data, data + logits_RV.size(1));
+        const GenerateOptions& options = slot.request.options;
+        apply_rules(logits_V, slot.sequence, options);
+        const int64_t id =
+            choose_token(logits_V, options, static_cast<int64_t>(slot.sequence.new_ids().size()));
+        slot.sequence.append(id, options);
+        ++slot.result.timings.steps;
+        if (options.logprobs >= 0)
+          slot.result.logprobs.push_back(
+              token_logprob({data, static_cast<size_t>(logits_RV.size(1))}, id, options.logprobs));
+        if (const auto reason = finish_reason(slot.sequence, slot.budget, options)) {
+          slot.result.finish = *reason;
+          slot.budget = 0;
+        }
+      }
+    }
+  }
+  for (size_t i = 0; i < running_.size();) {
+    Slot& slot = *running_[i];
+    if (slot.budget > 0) {
+      ++i;
+      continue;
+    }
+    const auto tokens = slot.sequence.new_ids();
+    slot.result.tokens.assign(tokens.begin(), tokens.end());
+    slot.result.timings.new_tokens = static_cast<int64_t>(tokens.size());
+    reserved_ -= slot.reserved;
+    const int64_t number = slot.request.number;
+    Generated result = std::move(slot.result);
+    running_.erase(running_.begin() + static_cast<int64_t>(i));
+    done(number, std::move(result));
+  }
+}
+
+}  // namespace euromodal

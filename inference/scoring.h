@@ -1,0 +1,35 @@
+// scoring.h — what a model makes of a given text: log-probabilities of its tokens, perplexity, and
+// one vector for the whole of it. T tokens, D width.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "backbone/llama.h"
+
+namespace euromodal {
+
+/// How a text that is longer than the window is cut: each window but the first scores what the one
+/// before has not seen and reads `window - stride` tokens before it.
+struct ScoreOptions {
+  int64_t window = 0;  // tokens of one pass; 0: max_position_embeddings
+  int64_t stride = 0;  // 0: half of the window
+};
+
+struct TextScore {
+  std::vector<float> logprobs;  // [T - 1]: of ids[1], ids[2], ...; natural logarithms
+  double sum() const;
+  double perplexity() const;  // exp(-mean)
+};
+
+/// ids [T], inside the vocabulary (DataError), T >= 2 (DataError). Sums in f32 over rows of the
+/// head that are made a block at a time.
+TextScore score_text(const Llama& llama, const std::vector<int64_t>& ids,
+                     const ScoreOptions& options = {});
+
+/// Mean of the hidden rows behind the final norm, ids [T] with T from 1 to max_position_embeddings
+/// -> [D] f32.
+at::Tensor embed_text(const Llama& llama, const std::vector<int64_t>& ids);
+
+}  // namespace euromodal
