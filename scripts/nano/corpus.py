@@ -23,7 +23,7 @@ from texts import MIX, held_out_rows, join, training_rows
 
 # Sizes at --scale 1.
 PICTURES_PER_CONCEPT = 60
-TEXT_ROWS = 30000
+TEXT_ROWS = 41000
 TRAIN_CLIPS = 1536
 HELD_OUT_ROWS = 256  # of each task
 SHOWCASE = [("heldout/pictures_seen", 12), ("heldout/clips", 6), ("heldout/speech", 6)]

@@ -1,14 +1,14 @@
 """texts.py: the rows that the nano backbone learns before it meets any medium, in the form in which media come later.
 
-Mix (facts of a trial: what made it work): a name into another language 35 %; two or three names, each once or more in a row, into their
-order 40 %; letters into the name in another language 15 % or the same 10 %. Held-out ordered pairs never stand in an order row.
+Mix (facts of a trial: what made it work): a name into another language 25 %; two or three names, each once or more in a row, into their
+order 55 %; letters into the name in another language 12 % or the same 8 %. Held-out ordered pairs never stand in an order row.
 """
 import random
 
 from concepts import LANGUAGES, NUM_CONCEPTS, SEED, draw_order
 from records import record
 
-MIX = [("translate", 0.35), ("order", 0.40), ("spelled", 0.15), ("spelled_same", 0.10)]
+MIX = [("translate", 0.25), ("order", 0.55), ("spelled", 0.12), ("spelled_same", 0.08)]
 SEPARATOR = ", "
 
 
