@@ -47,7 +47,7 @@ class ClipEncoder final : public VitEncoder {
                       repeat_rows(positions_PD_, count, per_item);
     x_TD = pre_norm_(x_TD, rows);
     const int64_t blocks = select_blocks(select, config_.layers);
-    for (int64_t i = 0; i < blocks; ++i) x_TD = blocks_[i].forward(x_TD, rows, dropout);
+    x_TD = run_encoder_blocks({blocks_, rows, dropout}, blocks, checkpointing_, x_TD);
     const at::Tensor x_NPD = x_TD.view({count, length, d});
     if (select.kind == FeatureSelect::Kind::kPooled) {
       out.rows_LE = post_norm_(x_NPD.select(1, 0).contiguous(), image_segments(count, 1, per_item));

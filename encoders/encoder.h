@@ -10,6 +10,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "backbone/kernels/segments.h"
+#include "backbone/nn/checkpointing.h"
 #include "backbone/nn/linear.h"
 #include "backbone/nn/row_layout.h"
 #include "backbone/weights/weights.h"
@@ -60,6 +61,9 @@ class Encoder {
   /// The linears of its blocks in order, and of its head where it has one; an encoder without
   /// linears has none.
   virtual std::vector<Linear> linears() const { return {}; }
+  /// What forward() keeps of its blocks for the backward pass from now on; at first everything. An
+  /// encoder without blocks keeps nothing either way.
+  virtual void set_checkpointing(Checkpointing /*checkpointing*/) {}
   /// config.json, preprocessor_config.json and model.safetensors, such that load_encoder() and
   /// transformers read it back.
   virtual void save(const std::filesystem::path& dir) const = 0;

@@ -52,6 +52,9 @@ class FramesEncoder final : public Encoder {
   }
   const std::vector<NamedTensor>& parameters() const override { return image_->parameters(); }
   std::vector<Linear> linears() const override { return image_->linears(); }
+  void set_checkpointing(Checkpointing checkpointing) override {
+    image_->set_checkpointing(checkpointing);
+  }
   void save(const std::filesystem::path& dir) const override { image_->save(dir); }
 
  private:

@@ -113,7 +113,7 @@ class SiglipEncoder final : public VitEncoder {
     at::Tensor x_TD = patch_rows(inputs, per_item) + repeat_rows(positions_PD_, count, per_item);
     const Segments rows = image_segments(count, patches(), per_item);
     const int64_t blocks = select_blocks(select, config_.layers);
-    for (int64_t i = 0; i < blocks; ++i) x_TD = blocks_[i].forward(x_TD, rows, dropout);
+    x_TD = run_encoder_blocks({blocks_, rows, dropout}, blocks, checkpointing_, x_TD);
     if (select.kind != FeatureSelect::Kind::kHidden) x_TD = post_norm_(x_TD, rows);
     if (select.kind == FeatureSelect::Kind::kPooled) {
       const Segments singles = image_segments(count, 1, per_item);

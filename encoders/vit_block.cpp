@@ -1,11 +1,14 @@
 // vit_block.cpp — the shared pre-norm block on the project's kernels.
 #include "encoders/vit_block.h"
 
+#include <algorithm>
 #include <cmath>
+#include <memory>
 
 #include <ATen/ATen.h>
 
 #include "backbone/kernels/ops.h"
+#include "backbone/nn/block_stack.h"
 #include "core/error.h"
 
 namespace euromodal {
@@ -74,8 +77,8 @@ EncoderBlock::EncoderBlock(const WeightScope& weights, const BlockShape& shape,
   fc2_ = take_linear(weights, names.fc2, {.in = shape.ffn, .out = d, .zero = true});
 }
 
-at::Tensor EncoderBlock::forward(const at::Tensor& x_TD, const Segments& rows,
-                                 const DropoutKeys& dropout) const {
+at::Tensor EncoderBlock::attend(const at::Tensor& x_TD, const Segments& rows,
+                                const DropoutKeys& dropout) const {
   const int64_t head = shape_.width / shape_.heads;
   const at::Tensor normed_TD = norm1_(x_TD, rows);
   const auto split = [&](const Linear& layer) {
@@ -87,10 +90,54 @@ at::Tensor EncoderBlock::forward(const at::Tensor& x_TD, const Segments& rows,
                                           .causal = false,
                                           .scale = 1.0 / std::sqrt(static_cast<double>(head))},
                                          rows);
-  const at::Tensor mid_TD = x_TD + out_(mixed_THN.reshape({-1, shape_.width}), rows, dropout);
-  const at::Tensor inner_TF =
-      activate(fc1_(norm2_(mid_TD, rows), rows, dropout), shape_.activation, rows);
+  return x_TD + out_(mixed_THN.reshape({-1, shape_.width}), rows, dropout);
+}
+
+at::Tensor EncoderBlock::inner(const at::Tensor& mid_TD, const Segments& rows,
+                               const DropoutKeys& dropout) const {
+  return activate(fc1_(norm2_(mid_TD, rows), rows, dropout), shape_.activation, rows);
+}
+
+at::Tensor EncoderBlock::outer(const at::Tensor& mid_TD, const at::Tensor& inner_TF,
+                               const Segments& rows, const DropoutKeys& dropout) const {
   return mid_TD + fc2_(inner_TF, rows, dropout);
+}
+
+bool EncoderBlock::trains() const {
+  if (norm1_.trains() || norm2_.trains()) return true;
+  const std::vector<Linear> all = linears();
+  return std::any_of(all.begin(), all.end(), [](const Linear& layer) { return layer.trains(); });
+}
+
+namespace {
+
+class EncoderPass final : public StackPass {
+ public:
+  explicit EncoderPass(EncoderPassShared shared) : shared_(std::move(shared)) {}
+  at::Tensor attend(int64_t block, const at::Tensor& x_TD) const override {
+    return at(block).attend(x_TD, shared_.rows, shared_.dropout);
+  }
+  at::Tensor inner(int64_t block, const at::Tensor& mid_TD) const override {
+    return at(block).inner(mid_TD, shared_.rows, shared_.dropout);
+  }
+  at::Tensor outer(int64_t block, const at::Tensor& mid_TD,
+                   const at::Tensor& inner_TF) const override {
+    return at(block).outer(mid_TD, inner_TF, shared_.rows, shared_.dropout);
+  }
+  bool trains(int64_t block) const override { return at(block).trains(); }
+  bool outer_trains(int64_t block) const override { return at(block).outer_trains(); }
+
+ private:
+  const EncoderBlock& at(int64_t block) const { return shared_.blocks[static_cast<size_t>(block)]; }
+  EncoderPassShared shared_;
+};
+
+}  // namespace
+
+at::Tensor run_encoder_blocks(EncoderPassShared shared, int64_t count, Checkpointing checkpointing,
+                              const at::Tensor& x_TD) {
+  const auto pass = std::make_shared<EncoderPass>(std::move(shared));
+  return run_stack({pass, {0, count}, checkpointing, nullptr}, x_TD);
 }
 
 }  // namespace euromodal

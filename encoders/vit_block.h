@@ -10,6 +10,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "backbone/kernels/segments.h"
+#include "backbone/nn/checkpointing.h"
 #include "backbone/nn/linear.h"
 #include "backbone/weights/weights.h"
 
@@ -37,6 +38,7 @@ struct NormLayer {
   static NormLayer take(const WeightScope& weights, const std::string& name, int64_t width,
                         double eps);
   at::Tensor operator()(const at::Tensor& x_TD, const Segments& rows) const;
+  bool trains() const { return weight_D.requires_grad() || bias_D.requires_grad(); }
 };
 
 struct BlockShape {
@@ -61,9 +63,16 @@ inline constexpr BlockNames kWhisperBlockNames = {"self_attn_layer_norm", "final
 class EncoderBlock {
  public:
   EncoderBlock(const WeightScope& weights, const BlockShape& shape, const BlockNames& names);
-  /// x_TD [T, D] -> [T, D].
-  at::Tensor forward(const at::Tensor& x_TD, const Segments& rows,
-                     const DropoutKeys& dropout = {}) const;
+  /// The three steps of StackPass (backbone/nn/block_stack.h): x_TD [T, D] -> [T, D] ...
+  at::Tensor attend(const at::Tensor& x_TD, const Segments& rows, const DropoutKeys& dropout) const;
+  /// ... mid_TD [T, D] -> [T, F] ...
+  at::Tensor inner(const at::Tensor& mid_TD, const Segments& rows,
+                   const DropoutKeys& dropout) const;
+  /// ... and back: [T, D], [T, F] -> [T, D].
+  at::Tensor outer(const at::Tensor& mid_TD, const at::Tensor& inner_TF, const Segments& rows,
+                   const DropoutKeys& dropout) const;
+  bool trains() const;
+  bool outer_trains() const { return fc2_.trains(); }
   /// q, k, v, out, fc1, fc2.
   std::vector<Linear> linears() const { return {q_, k_, v_, out_, fc1_, fc2_}; }
 
@@ -72,5 +81,16 @@ class EncoderBlock {
   NormLayer norm1_, norm2_;
   Linear q_, k_, v_, out_, fc1_, fc2_;
 };
+
+/// What the blocks of one pass share; `blocks` outlive the pass, and with it the graph.
+struct EncoderPassShared {
+  const std::vector<EncoderBlock>& blocks;
+  Segments rows;
+  DropoutKeys dropout = {};
+};
+
+/// x_TD [T, D] through the first `count` blocks -> [T, D].
+at::Tensor run_encoder_blocks(EncoderPassShared shared, int64_t count, Checkpointing checkpointing,
+                              const at::Tensor& x_TD);
 
 }  // namespace euromodal

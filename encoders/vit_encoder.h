@@ -40,6 +40,7 @@ class VitEncoder : public Encoder {
   std::string settings() const override;
   const std::vector<NamedTensor>& parameters() const override { return parameters_; }
   std::vector<Linear> linears() const override { return linears_; }
+  void set_checkpointing(Checkpointing checkpointing) override { checkpointing_ = checkpointing; }
   void save(const std::filesystem::path& dir) const override;
 
  protected:
@@ -66,6 +67,7 @@ class VitEncoder : public Encoder {
   Json tower_json_;  // the tower's own config
   std::vector<EncoderBlock> blocks_;
   std::vector<Linear> linears_;  // of the blocks, and what the family adds
+  Checkpointing checkpointing_;
   at::Tensor positions_PD_;
 
  private:

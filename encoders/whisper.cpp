@@ -163,7 +163,7 @@ class WhisperEncoder final : public Encoder {
     const at::Tensor mel_FM = at::cat(mel_parts).to(positions_PD_.scalar_type());
     at::Tensor x_TD = subsample(mel_FM, frame_segments, row_segments) + at::cat(position_parts);
     const int64_t blocks = select_blocks(select, config_.layers);
-    for (int64_t i = 0; i < blocks; ++i) x_TD = blocks_[i].forward(x_TD, row_segments, dropout);
+    x_TD = run_encoder_blocks({blocks_, row_segments, dropout}, blocks, checkpointing_, x_TD);
     if (blocks == config_.layers) x_TD = norm_(x_TD, row_segments);  // also of hidden_states[-1]
     out.rows_LE = keep_rows(x_TD, row_segments, kept);
     return out;
@@ -174,6 +174,7 @@ class WhisperEncoder final : public Encoder {
                        static_cast<int>(config_.activation), files_.preprocessor.dump());
   }
   const std::vector<NamedTensor>& parameters() const override { return parameters_; }
+  void set_checkpointing(Checkpointing checkpointing) override { checkpointing_ = checkpointing; }
   std::vector<Linear> linears() const override {
     std::vector<Linear> out;
     for (const EncoderBlock& block : blocks_) {
@@ -271,6 +272,7 @@ class WhisperEncoder final : public Encoder {
   std::string prefix_;
   at::Tensor conv1_OC3_, conv1_bias_, conv2_OC3_, conv2_bias_, positions_PD_;
   std::vector<EncoderBlock> blocks_;
+  Checkpointing checkpointing_;
   NormLayer norm_;
   std::vector<NamedTensor> parameters_;
 };

@@ -138,6 +138,7 @@ void model_load_encoder(const Config& config, const EncoderRequest& request, Mod
     media.encoder = load_encoder(dir, request.dtype);
   }
   if (media.frames == 0) {
+    media.encoder->set_checkpointing(Checkpointing::parse(config));
     model_add_lora(config, media.encoder->linears(), request.seed,
                    fmt::format("encoder.{}", modality_name(request.kind)));
   }
@@ -268,6 +269,15 @@ std::unique_ptr<MultimodalModel> MultimodalModel::from_config(const Config& conf
     ModelParts parts = model_load_folder(config.path("folder"), dtype);
     if (config.has("backbone"))
       parts.text.llama->set_checkpointing(Checkpointing::parse(config.child("backbone")));
+    for (const Modality kind : kModalities) {
+      const auto& media = parts.media[static_cast<size_t>(kind)];
+      if (!config.has(modality_name(kind))) continue;
+      const Config section = config.child(modality_name(kind));
+      check<ConfigError>(media && media->frames == 0,
+                         "{}: the folder has no encoder of its own for {}", section.where(),
+                         modality_name(kind));
+      media->encoder->set_checkpointing(Checkpointing::parse(section.child("encoder")));
+    }
     config.finish();
     parts.merge_lora = merge;
     return std::make_unique<CoupledModel>(std::move(parts));

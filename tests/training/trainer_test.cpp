@@ -79,6 +79,36 @@ TEST_F(TrainerTest, PackedEqualsUnpackedBitForBit) {
   }
 }
 
+TEST_F(TrainerTest, CheckpointingOfEncodersChangesNoBit) {
+  world_.models();
+  const std::string all =
+      "optimizer=[{params: [\"*\"], type: adamw, lr: 0.003, "
+      "betas: [0.9, 0.95], eps: 1.0e-8, weight_decay: 0.0}]";
+  for (const char* objective : {"pictures", "sounds", "adapters"}) {
+    const bool coupled = std::string(objective) == "adapters";
+    const auto run = [&](const std::string& mode) {
+      std::vector<std::string> settings = {all, "trainable=[\"*\"]"};
+      for (const char* kind : {"image", "audio"}) {
+        if (coupled)
+          settings.push_back(
+              fmt::format("objective.model.{}.encoder.checkpointing={}", kind, mode));
+      }
+      if (!coupled) settings.push_back("objective.encoder.checkpointing=" + mode);
+      const std::string name = fmt::format("{}_{}", objective, mode);
+      world_.run(world_.config(objective, name), settings);
+      return world_.state(name);
+    };
+    const std::string plain = run("none");
+    EXPECT_EQ(run("mlp"), plain) << objective;
+    EXPECT_EQ(run("layer"), plain) << objective;
+  }
+  EXPECT_TRUE(throws_with<ConfigError>(
+      [&] {
+        world_.run(world_.config("sounds", "wrong"), {"objective.encoder.checkpointing=some"});
+      },
+      {"checkpointing", "some"}));
+}
+
 TEST_F(TrainerTest, FastModeAgreesWithDeterministicMode) {
   world_.models();
   world_.run(world_.config("adapters", "exact"));

@@ -39,10 +39,16 @@ std::unique_ptr<Encoder> make_objective_encoder(const Config& config, uint64_t s
                      "{}: expected either model: DIR or random: {{config: FILE, preprocessor: "
                      "FILE}}",
                      config.where());
-  if (config.has("model")) return load_encoder(config.path("model"), at::kFloat);
-  const Config random = config.child("random");
-  return random_encoder(read_json(random.path("config")), read_json(random.path("preprocessor")),
-                        seed);
+  std::unique_ptr<Encoder> out;
+  if (config.has("model")) {
+    out = load_encoder(config.path("model"), at::kFloat);
+  } else {
+    const Config random = config.child("random");
+    out = random_encoder(read_json(random.path("config")), read_json(random.path("preprocessor")),
+                         seed);
+  }
+  out->set_checkpointing(Checkpointing::parse(config));
+  return out;
 }
 
 size_t only_media(const Sample& sample, const Encoder& encoder) {
