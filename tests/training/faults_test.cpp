@@ -71,11 +71,11 @@ TEST_F(FaultsTest, AStoppedRankEndsTheRunAtTheDeadlineAndNothingIsLost) {
 }
 
 TEST_F(FaultsTest, WorkThatTakesTooLongIsTheRanksOwnHang) {
-  dir_.write("media/3.wav", tiny_sound(0, 16000 * 600));  // far longer to prepare than the deadline
+  dir_.write("media/3.wav", tiny_sound(0, 16000 * 1800));  // many seconds to prepare
   TrainProcess run = start(2, "late", "sounds", {"run.deadlines.data=2", "run.step_deadline_s=30"});
   EXPECT_EQ(run.wait(), 1) << "the two forms exclude each other";
   EXPECT_THAT(run.log(), HasSubstr("give one of the two"));
-  TrainProcess again = start(2, "late", "sounds", {"run.deadlines.data=0.1"});
+  TrainProcess again = start(2, "late", "sounds", {"run.deadlines.data=0.5"});
   EXPECT_EQ(again.wait(), kDeadlineExit) << again.log();
   EXPECT_THAT(again.log(), HasSubstr("phase 'data "));
   EXPECT_THAT(again.log(), HasSubstr("outside any collective: this rank itself hangs"));
