@@ -12,10 +12,10 @@
 namespace euromodal {
 namespace {
 
-RmsNormType rms_norm_type(const at::Tensor& x_TD) {
+DType kernel_dtype(const at::Tensor& x_TD) {
   TORCH_CHECK(x_TD.scalar_type() == at::kFloat || x_TD.scalar_type() == at::kBFloat16,
               "rms_norm on CUDA takes float32 and bfloat16, got ", x_TD.scalar_type());
-  return x_TD.scalar_type() == at::kFloat ? RmsNormType::kF32 : RmsNormType::kBf16;
+  return x_TD.scalar_type() == at::kFloat ? DType::kF32 : DType::kBf16;
 }
 
 void check_launch(cudaError_t error, const char* what) {
@@ -35,7 +35,7 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_forward_cuda(const at::Tensor& x_TD,
                                 .rows = x.size(0),
                                 .width = x.size(1),
                                 .eps = static_cast<float>(eps),
-                                .type = rms_norm_type(x)};
+                                .type = kernel_dtype(x)};
   check_launch(rms_norm_forward(args, c10::cuda::getCurrentCUDAStream()), "rms_norm_forward");
   return {y_TD, inv_rms_T};
 }
@@ -57,7 +57,7 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward_cuda(const at::Tensor& dy_T
                                  .partial_PD = partial_PD.mutable_data_ptr<float>(),
                                  .rows = x.size(0),
                                  .width = x.size(1),
-                                 .type = rms_norm_type(x)};
+                                 .type = kernel_dtype(x)};
   check_launch(rms_norm_backward(args, c10::cuda::getCurrentCUDAStream()), "rms_norm_backward");
   return {dx_TD, dweight_D};
 }

@@ -5,9 +5,9 @@
 
 #include <cuda_runtime_api.h>
 
-namespace euromodal {
+#include "backbone/kernels/cuda/dtype.h"
 
-enum class RmsNormType { kF32, kBf16 };
+namespace euromodal {
 
 struct RmsNormForwardArgs {
   const void* x_TD;
@@ -16,7 +16,7 @@ struct RmsNormForwardArgs {
   float* inv_rms_T;
   int64_t rows, width;
   float eps;
-  RmsNormType type;
+  DType type;
 };
 
 /// Rows of partial sums of the weight gradient that rms_norm_backward needs as scratch:
@@ -32,7 +32,7 @@ struct RmsNormBackwardArgs {
   void* dweight_D;
   float* partial_PD;  // [kRmsNormPartials, D] scratch
   int64_t rows, width;
-  RmsNormType type;
+  DType type;
 };
 
 cudaError_t rms_norm_forward(const RmsNormForwardArgs& args, cudaStream_t stream) noexcept;

@@ -1,0 +1,151 @@
+// device.h — building blocks of the kernels: conversions, 16-byte vectors, sums over a warp and a
+// block in a fixed order, asynchronous copies, and the tensor cores' m16n8k16 product. Each has a
+// host form for the emulation. Reference of instructions and fragment layouts: PTX ISA 9.0.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_fp8.h>
+
+#include "backbone/kernels/cuda/launch.h"
+
+namespace euromodal {
+
+using Bf16 = __nv_bfloat16;
+
+EM_HOST_DEVICE float to_float(float v) { return v; }
+EM_HOST_DEVICE float to_float(Bf16 v) { return __bfloat162float(v); }
+EM_HOST_DEVICE float to_float(__half v) { return __half2float(v); }
+EM_HOST_DEVICE float to_float(__nv_fp8_e4m3 v) { return static_cast<float>(v); }
+
+/// Rounds to nearest even.
+template <typename T>
+EM_HOST_DEVICE T from_float(float v) {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    return __float2bfloat16(v);
+  } else if constexpr (std::is_same_v<T, __half>) {
+    return __float2half(v);
+  } else {
+    return static_cast<T>(v);  // fp8: saturates at 448
+  }
+}
+
+/// 16 bytes of T: the widest access of one thread. Addresses must be multiples of 16.
+template <typename T>
+struct alignas(16) Vec16 {
+  static constexpr int kCount = 16 / sizeof(T);
+  T v[kCount];
+};
+
+template <typename T>
+EM_DEVICE Vec16<T> load16(const T* p) {
+  return *reinterpret_cast<const Vec16<T>*>(p);
+}
+template <typename T>
+EM_DEVICE void store16(T* p, const Vec16<T>& v) {
+  *reinterpret_cast<Vec16<T>*>(p) = v;
+}
+
+/// For what is read once: does not stay in L1, first to leave L2.
+EM_DEVICE uint4 load16_streaming(const void* p) {
+#if defined(__CUDA_ARCH__)
+  uint4 v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::evict_first.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p));
+  return v;
+#else
+  return *static_cast<const uint4*>(p);
+#endif
+}
+
+/// The same bits in every lane and on every run.
+EM_DEVICE float warp_sum(float v) {
+  for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffU, v, offset);
+  return v;
+}
+EM_DEVICE float warp_max(float v) {
+  for (int offset = 16; offset > 0; offset >>= 1)
+    v = fmaxf(v, __shfl_xor_sync(0xffffffffU, v, offset));
+  return v;
+}
+
+/// Over a block of a multiple of 32 threads (x only); every thread gets the result. `scratch`:
+/// shared, one float a warp; may be used again after the next barrier.
+EM_DEVICE float block_sum(float v, float* scratch) {
+  v = warp_sum(v);
+  const unsigned warps = blockDim.x / 32;
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
+  __syncthreads();
+  float total = 0.0F;
+  for (unsigned w = 0; w < warps; ++w) total += scratch[w];
+  return total;
+}
+EM_DEVICE float block_max(float v, float* scratch) {
+  v = warp_max(v);
+  const unsigned warps = blockDim.x / 32;
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
+  __syncthreads();
+  float total = scratch[0];
+  for (unsigned w = 1; w < warps; ++w) total = fmaxf(total, scratch[w]);
+  return total;
+}
+
+/// 16 bytes from global to shared memory without registers; complete after copies_wait.
+EM_DEVICE void copy_async_16(void* shared, const void* global) {
+#if defined(__CUDA_ARCH__)
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
+#else
+  std::memcpy(shared, global, 16);
+#endif
+}
+EM_DEVICE void copies_commit() {
+#if defined(__CUDA_ARCH__)
+  asm volatile("cp.async.commit_group;" ::: "memory");
+#endif
+}
+/// At most kPending of this thread's committed groups are still under way afterwards.
+template <int kPending>
+EM_DEVICE void copies_wait() {
+#if defined(__CUDA_ARCH__)
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#endif
+}
+
+/// d += a b on the tensor cores, one warp: a [16, 16] bf16, b [16, 8] bf16, d [16, 8] f32. With
+/// g = lane / 4, c = lane % 4: a0 = a[g][2c, 2c+1], a1 = a[g+8][..], a2 = a[g][2c+8, 2c+9],
+/// a3 = a[g+8][2c+8, ..]; b0 = b[2c, 2c+1][g], b1 = b[2c+8, 2c+9][g]; d0, d1 = d[g][2c, 2c+1],
+/// d2, d3 = d[g+8][2c, 2c+1]. The lower half of a register is the lower index.
+EM_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__)
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif !defined(__CUDACC__)
+  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const unsigned char* slots = emulation::exchange(0xffffffffU, mine, sizeof(mine));
+  const auto element = [&](unsigned lane, unsigned reg, unsigned half) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, slots + size_t{64} * lane + size_t{4} * reg, 4);
+    const uint32_t wide = half != 0U ? bits & 0xffff0000U : bits << 16;
+    return __uint_as_float(wide);
+  };
+  const unsigned g = emulation::lane() / 4, c = emulation::lane() % 4;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = g + (i >= 2 ? 8U : 0U), col = 2 * c + i % 2;
+    float sum = 0.0F;
+    for (unsigned k = 0; k < 16; ++k) {
+      const unsigned from_a = row % 8 * 4 + k % 8 / 2, from_b = col * 4 + k % 8 / 2;
+      sum += element(from_a, row / 8 + 2 * (k / 8), k % 2) * element(from_b, 4 + k / 8, k % 2);
+    }
+    d[i] += sum;
+  }
+  emulation::release(0xffffffffU);
+#endif
+}
+
+}  // namespace euromodal

@@ -1,0 +1,278 @@
+// emulation.cpp — see emulation.h. Fibers by ucontext; the scheduler resumes every runnable thread
+// of the block in order and stops with a message when none can go on.
+#include "backbone/kernels/cuda/emulation.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include <sys/mman.h>
+#include <ucontext.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace euromodal::emulation {
+namespace {
+
+constexpr size_t kStack = size_t{256} << 10;
+
+enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kDone };
+
+struct Fiber {
+  ucontext_t context{};
+  void* stack = nullptr;
+  uint3 index{};
+  State state = State::kReady;
+  unsigned mask = 0;  // of the warp barrier it waits at
+  void* fake_stack = nullptr;
+};
+
+struct Block {
+  std::vector<Fiber> fibers;
+  size_t running = 0;
+  const std::function<void()>* body = nullptr;
+  std::vector<unsigned char> slots;  // [warps, 32, 64]
+  std::unique_ptr<unsigned char[]> shared;
+  unsigned char* shared_start = nullptr;
+  std::vector<int> predicates;  // of __syncthreads_count and its kin
+};
+
+Block* block = nullptr;
+ucontext_t scheduler;
+std::vector<void*> stacks;  // kept from launch to launch
+
+// AddressSanitizer follows a change of stack only when told before and after it.
+#if defined(__SANITIZE_ADDRESS__)
+void* scheduler_fake_stack = nullptr;
+const void* scheduler_stack = nullptr;
+size_t scheduler_stack_size = 0;
+void leave_fiber(void** fake) {
+  __sanitizer_start_switch_fiber(fake, scheduler_stack, scheduler_stack_size);
+}
+void enter_fiber(void* fake) {
+  __sanitizer_finish_switch_fiber(fake, &scheduler_stack, &scheduler_stack_size);
+}
+void leave_scheduler(void* stack) {
+  __sanitizer_start_switch_fiber(&scheduler_fake_stack, stack, kStack);
+}
+void enter_scheduler() { __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr); }
+#else
+void leave_fiber(void** /*fake*/) {}
+void enter_fiber(void* /*fake*/) {}
+void leave_scheduler(void* /*stack*/) {}
+void enter_scheduler() {}
+#endif
+
+[[noreturn]] void die(const char* text) {
+  std::fprintf(stderr, "emulated kernel: %s (block %u,%u,%u)\n", text, blockIdx.x, blockIdx.y,
+               blockIdx.z);
+  std::abort();
+}
+
+void to_scheduler() {
+  const size_t me = block->running;
+  leave_fiber(&block->fibers[me].fake_stack);
+  ::swapcontext(&block->fibers[me].context, &scheduler);
+  enter_fiber(block->fibers[me].fake_stack);
+}
+
+void fiber_main() {
+  enter_fiber(nullptr);
+  (*block->body)();
+  Fiber& fiber = block->fibers[block->running];
+  fiber.state = State::kDone;
+  leave_fiber(nullptr);  // its stack is not needed any more
+  ::swapcontext(&fiber.context, &scheduler);
+}
+
+void resume(size_t index) {
+  Fiber& fiber = block->fibers[index];
+  block->running = index;
+  threadIdx = fiber.index;
+  leave_scheduler(fiber.stack);
+  ::swapcontext(&scheduler, &fiber.context);
+  enter_scheduler();
+}
+
+// Lets all who wait at the block's barrier go when nobody else is on the way to it.
+void open_block_barrier() {
+  for (const Fiber& fiber : block->fibers)
+    if (fiber.state != State::kAtBlockBarrier && fiber.state != State::kDone) return;
+  for (Fiber& fiber : block->fibers)
+    if (fiber.state == State::kAtBlockBarrier) fiber.state = State::kReady;
+}
+
+void open_warp_barriers(size_t warp) {
+  const size_t first = warp * 32, end = std::min(first + 32, block->fibers.size());
+  for (size_t f = first; f < end; ++f) {
+    const Fiber& waiting = block->fibers[f];
+    if (waiting.state != State::kAtWarpBarrier) continue;
+    bool all = true;
+    for (size_t g = first; g < end; ++g) {
+      const Fiber& other = block->fibers[g];
+      if (((waiting.mask >> (g - first)) & 1U) == 0U || other.state == State::kDone) continue;
+      all = all && other.state == State::kAtWarpBarrier && other.mask == waiting.mask;
+    }
+    if (!all) continue;
+    const unsigned mask = waiting.mask;
+    for (size_t g = first; g < end; ++g)
+      if (((mask >> (g - first)) & 1U) != 0U && block->fibers[g].state == State::kAtWarpBarrier)
+        block->fibers[g].state = State::kReady;
+  }
+}
+
+void run_block() {
+  size_t live = block->fibers.size();
+  while (live > 0) {
+    bool moved = false;
+    live = 0;
+    for (size_t f = 0; f < block->fibers.size(); ++f) {
+      if (block->fibers[f].state == State::kReady) {
+        resume(f);
+        moved = true;
+      }
+      if (block->fibers[f].state != State::kDone) ++live;
+    }
+    if (live == 0) return;
+    for (size_t w = 0; w * 32 < block->fibers.size(); ++w) open_warp_barriers(w);
+    bool ready = false;
+    for (const Fiber& fiber : block->fibers) ready = ready || fiber.state == State::kReady;
+    if (!ready) open_block_barrier();
+    for (const Fiber& fiber : block->fibers) ready = ready || fiber.state == State::kReady;
+    if (!moved && !ready) die("its threads wait at different barriers");
+  }
+}
+
+void* stack_of(size_t index) {
+  while (stacks.size() <= index) {
+    void* stack = ::mmap(nullptr, kStack, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stack == MAP_FAILED) die("no memory for the stacks of its threads");
+    stacks.push_back(stack);
+  }
+  return stacks[index];
+}
+
+void start_fiber(size_t index, dim3 threads) {
+  Fiber& fiber = block->fibers[index];
+  fiber = Fiber{};
+  fiber.index = {static_cast<unsigned>(index % threads.x),
+                 static_cast<unsigned>(index / threads.x % threads.y),
+                 static_cast<unsigned>(index / threads.x / threads.y)};
+  fiber.stack = stack_of(index);
+  ::getcontext(&fiber.context);
+  fiber.context.uc_stack.ss_sp = fiber.stack;
+  fiber.context.uc_stack.ss_size = kStack;
+  fiber.context.uc_link = nullptr;
+  ::makecontext(&fiber.context, &fiber_main, 0);
+}
+
+}  // namespace
+
+void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
+  const size_t count = static_cast<size_t>(threads.x) * threads.y * threads.z;
+  if (count == 0 || count > 1024) die("a block needs 1 to 1024 threads");
+  if (shared_bytes > (size_t{227} << 10)) die("more than 227 KiB of shared memory");
+  if (grid.y > 65535 || grid.z > 65535) die("a grid is at most 65535 blocks high and deep");
+  Block own;
+  own.fibers.resize(count);
+  own.body = &body;
+  own.slots.resize((count + 31) / 32 * 32 * 64);
+  own.predicates.resize(count);
+  gridDim = grid;
+  blockDim = threads;
+  block = &own;
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; ++x) {
+        blockIdx = {x, y, z};
+        // Made anew, so that AddressSanitizer knows its end; NaN bytes, so that reads before writes
+        // show.
+        own.shared = std::make_unique<unsigned char[]>(shared_bytes + 128);
+        std::memset(own.shared.get(), 0xff, shared_bytes + 128);
+        const auto address = reinterpret_cast<uintptr_t>(own.shared.get());
+        own.shared_start = own.shared.get() + (128 - address % 128) % 128;
+        for (size_t f = 0; f < count; ++f) start_fiber(f, threads);
+        run_block();
+      }
+    }
+  }
+  block = nullptr;
+}
+
+void* shared_memory() { return block->shared_start; }
+
+unsigned lane() { return static_cast<unsigned>(block->running % 32); }
+
+void block_barrier() {
+  block->fibers[block->running].state = State::kAtBlockBarrier;
+  to_scheduler();
+}
+
+void warp_barrier(unsigned mask) {
+  Fiber& fiber = block->fibers[block->running];
+  if (((mask >> lane()) & 1U) == 0U)
+    die("a thread calls a warp function without being in its mask");
+  fiber.state = State::kAtWarpBarrier;
+  fiber.mask = mask;
+  to_scheduler();
+}
+
+const unsigned char* exchange(unsigned mask, const void* mine, size_t bytes) {
+  unsigned char* warp = block->slots.data() + block->running / 32 * 32 * 64;
+  std::memcpy(warp + size_t{64} * lane(), mine, bytes);
+  warp_barrier(mask);
+  return warp;
+}
+
+void release(unsigned mask) { warp_barrier(mask); }
+
+}  // namespace euromodal::emulation
+
+namespace em = euromodal::emulation;
+
+unsigned __ballot_sync(unsigned mask, int predicate) {
+  const unsigned char* slots = em::exchange(mask, &predicate, sizeof(predicate));
+  unsigned out = 0;
+  for (unsigned l = 0; l < 32; ++l) {
+    int value = 0;
+    std::memcpy(&value, slots + size_t{64} * l, sizeof(value));
+    if (((mask >> l) & 1U) != 0U && value != 0) out |= 1U << l;
+  }
+  em::release(mask);
+  return out;
+}
+
+int __all_sync(unsigned mask, int predicate) {
+  return static_cast<int>(__ballot_sync(mask, static_cast<int>(predicate == 0)) == 0U);
+}
+
+int __syncthreads_count(int predicate) {
+  em::block->predicates[em::block->running] = static_cast<int>(predicate != 0);
+  em::block_barrier();
+  int out = 0;
+  for (size_t f = 0; f < em::block->fibers.size(); ++f) out += em::block->predicates[f];
+  em::block_barrier();
+  return out;
+}
+
+int __syncthreads_or(int predicate) { return static_cast<int>(__syncthreads_count(predicate) > 0); }
+
+int __syncthreads_and(int predicate) {
+  return static_cast<int>(__syncthreads_count(static_cast<int>(predicate == 0)) == 0);
+}
+
+unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const uint64_t bytes = (static_cast<uint64_t>(y) << 32) | x;
+  unsigned out = 0;
+  for (unsigned b = 0; b < 4; ++b) {
+    const unsigned pick = (selector >> (4 * b)) & 0xfU;
+    unsigned byte = static_cast<unsigned>(bytes >> (8 * (pick & 7U))) & 0xffU;
+    if ((pick & 8U) != 0U) byte = (byte & 0x80U) != 0U ? 0xffU : 0U;
+    out |= byte << (8 * b);
+  }
+  return out;
+}

@@ -1,0 +1,244 @@
+// emulation.h — CUDA's execution model on the host, for tests: a .cu file compiled by a host
+// compiler runs its kernels here, block after block, every thread of a block a fiber that yields at
+// barriers and warp exchanges. It finds wrong indices (under AddressSanitizer too), missing
+// elements, divergent barriers (an abort that names them) and wrong arithmetic; not races, and not
+// anything about speed.
+//
+// Included by launch.h where __CUDACC__ is not defined. One host thread at a time.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <type_traits>
+
+#include <cuda_runtime_api.h>
+#include <vector_functions.h>
+#include <vector_types.h>
+
+#undef __shared__
+#undef __launch_bounds__
+#undef __device__
+#undef __global__
+#undef __host__
+#undef __constant__
+#undef __forceinline__
+#undef __grid_constant__
+#define __device__
+#define __global__
+#define __host__
+#define __constant__ static
+#define __grid_constant__
+#define __shared__ static  // one block at a time: what is static is shared by its threads
+#define __launch_bounds__(...)
+#define __forceinline__ inline
+
+#define EM_HOST_DEVICE inline
+#define EM_DEVICE inline
+#define EM_LAUNCH(kernel, grid, block, shared, stream, ...) \
+  (static_cast<void>(stream),                               \
+   ::euromodal::emulation::run_grid((grid), (block), (shared), [&] { (kernel)(__VA_ARGS__); }))
+#define EM_DYNAMIC_SHARED(T, name) \
+  T* name = static_cast<T*>(::euromodal::emulation::shared_memory())
+
+inline uint3 threadIdx, blockIdx;
+inline dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
+
+namespace euromodal::emulation {
+
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+void* shared_memory();  // of the running block, 128-byte aligned, filled with a pattern at its
+                        // start
+void block_barrier();
+/// Every lane of `mask` (live ones) gives up to 64 bytes; returns when all have, with the address
+/// of the warp's 32 slots of 64 bytes, valid until release().
+const unsigned char* exchange(unsigned mask, const void* mine, size_t bytes);
+void release(unsigned mask);
+void warp_barrier(unsigned mask);
+unsigned lane();
+
+template <typename T>
+T shuffle(unsigned mask, T value, unsigned source) {
+  static_assert(sizeof(T) <= 64 && std::is_trivially_copyable_v<T>);
+  T out;
+  std::memcpy(&out, exchange(mask, &value, sizeof(T)) + 64U * (source & 31U), sizeof(T));
+  release(mask);
+  return out;
+}
+
+}  // namespace euromodal::emulation
+
+namespace euromodal {
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_dependent(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
+                             cudaStream_t /*stream*/, Arguments&&... arguments) {
+  emulation::run_grid(grid, block, shared, [&] { kernel(Parameters(arguments)...); });
+  return cudaSuccess;
+}
+inline void wait_for_predecessor() {}
+inline void release_successor() {}
+
+}  // namespace euromodal
+
+// ---- the device functions that kernels of this project use ----
+inline void __syncthreads() { euromodal::emulation::block_barrier(); }
+inline void __syncwarp(unsigned mask = 0xffffffffU) { euromodal::emulation::warp_barrier(mask); }
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+
+template <typename T>
+T __shfl_sync(unsigned mask, T v, int source, int width = 32) {
+  const unsigned base = euromodal::emulation::lane() & ~static_cast<unsigned>(width - 1);
+  return euromodal::emulation::shuffle(
+      mask, v, base + (static_cast<unsigned>(source) & static_cast<unsigned>(width - 1)));
+}
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T v, int lanes, int width = 32) {
+  const unsigned me = euromodal::emulation::lane(), other = me ^ static_cast<unsigned>(lanes);
+  const bool inside = (other & ~static_cast<unsigned>(width - 1)) <=
+                      (me & ~static_cast<unsigned>(width - 1));  // a later segment: own value
+  return euromodal::emulation::shuffle(mask, v, inside ? other : me);
+}
+template <typename T>
+T __shfl_down_sync(unsigned mask, T v, unsigned delta, int width = 32) {
+  const unsigned me = euromodal::emulation::lane();
+  const bool inside =
+      (me & static_cast<unsigned>(width - 1)) + delta < static_cast<unsigned>(width);
+  return euromodal::emulation::shuffle(mask, v, inside ? me + delta : me);
+}
+template <typename T>
+T __shfl_up_sync(unsigned mask, T v, unsigned delta, int width = 32) {
+  const unsigned me = euromodal::emulation::lane();
+  const bool inside = (me & static_cast<unsigned>(width - 1)) >= delta;
+  return euromodal::emulation::shuffle(mask, v, inside ? me - delta : me);
+}
+unsigned __ballot_sync(unsigned mask, int predicate);
+inline int __any_sync(unsigned mask, int predicate) { return __ballot_sync(mask, predicate) != 0U; }
+int __all_sync(unsigned mask, int predicate);
+int __syncthreads_count(int predicate);
+int __syncthreads_or(int predicate);
+int __syncthreads_and(int predicate);
+
+template <typename T>
+T __ldg(const T* p) {
+  return *p;
+}
+template <typename T>
+T __ldcs(const T* p) {
+  return *p;
+}
+template <typename T>
+T __ldcg(const T* p) {
+  return *p;
+}
+template <typename T>
+void __stcs(T* p, T v) {
+  *p = v;
+}
+template <typename T>
+void __stcg(T* p, T v) {
+  *p = v;
+}
+
+template <typename T>
+T atomicAdd(T* p, T v) {
+  const T old = *p;
+  *p = old + v;
+  return old;
+}
+template <typename T>
+T atomicMax(T* p, T v) {
+  const T old = *p;
+  *p = old < v ? v : old;
+  return old;
+}
+template <typename T>
+T atomicMin(T* p, T v) {
+  const T old = *p;
+  *p = v < old ? v : old;
+  return old;
+}
+template <typename T>
+T atomicExch(T* p, T v) {
+  const T old = *p;
+  *p = v;
+  return old;
+}
+template <typename T>
+T atomicCAS(T* p, T compare, T v) {
+  const T old = *p;
+  if (old == compare) *p = v;
+  return old;
+}
+inline unsigned atomicInc(unsigned* p, unsigned limit) {
+  const unsigned old = *p;
+  *p = old >= limit ? 0U : old + 1U;
+  return old;
+}
+
+template <typename To, typename From>
+To em_bits(From v) {
+  static_assert(sizeof(To) == sizeof(From));
+  To out;
+  std::memcpy(&out, &v, sizeof(To));
+  return out;
+}
+inline float __int_as_float(int v) { return em_bits<float>(v); }
+inline float __uint_as_float(unsigned v) { return em_bits<float>(v); }
+inline int __float_as_int(float v) { return em_bits<int>(v); }
+inline unsigned __float_as_uint(float v) { return em_bits<unsigned>(v); }
+inline float rsqrtf(float v) { return 1.0F / std::sqrt(v); }
+inline float __expf(float v) { return std::exp(v); }
+inline float __logf(float v) { return std::log(v); }
+inline float __sinf(float v) { return std::sin(v); }
+inline float __cosf(float v) { return std::cos(v); }
+inline float __powf(float a, float b) { return std::pow(a, b); }
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __frcp_rn(float a) { return 1.0F / a; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline int __float2int_rn(float v) { return static_cast<int>(std::nearbyint(v)); }
+inline int __float2int_rd(float v) { return static_cast<int>(std::floor(v)); }
+inline int __float2int_rz(float v) { return static_cast<int>(v); }
+inline float __int2float_rn(int v) { return static_cast<float>(v); }
+inline float __uint2float_rn(unsigned v) { return static_cast<float>(v); }
+inline int __popc(unsigned v) { return __builtin_popcount(v); }
+inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
+inline int __ffs(int v) { return __builtin_ffs(v); }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>((static_cast<uint64_t>(a) * b) >> 32);
+}
+unsigned __byte_perm(unsigned x, unsigned y, unsigned selector);
+template <typename T>
+inline const T& min(const T& a, const T& b) {
+  return b < a ? b : a;
+}
+template <typename T>
+inline const T& max(const T& a, const T& b) {
+  return a < b ? b : a;
+}
+
+// ---- the runtime calls that launchers make; macros, because a real libcudart may be in the
+// program ----
+inline cudaError_t em_memset(void* p, int value, size_t bytes) {
+  std::memset(p, value, bytes);
+  return cudaSuccess;
+}
+inline cudaError_t em_memcpy(void* to, const void* from, size_t bytes) {
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+#define cudaMemsetAsync(p, value, bytes, stream) \
+  (static_cast<void>(stream), em_memset(p, value, bytes))
+#define cudaMemcpyAsync(to, from, bytes, kind, stream) \
+  (static_cast<void>(stream), em_memcpy(to, from, bytes))
+#define cudaGetLastError() cudaSuccess
+template <typename T>
+cudaError_t cudaFuncSetAttribute(T* /*kernel*/, cudaFuncAttribute /*attribute*/, int /*value*/) {
+  return cudaSuccess;
+}
