@@ -7,6 +7,7 @@
 // The kernel stands in parentheses when its name has a comma.
 #pragma once
 #include <cstdint>
+#include <cstring>
 
 #include <cuda_runtime_api.h>
 
