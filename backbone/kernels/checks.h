@@ -21,13 +21,19 @@ inline void check_shape(const at::Tensor& tensor, at::IntArrayRef shape, const c
         fmt::join(tensor.sizes(), ", "), fmt::join(shape, ", "));
 }
 
-/// The same dtype and device as `like`; CPU only.
-inline void check_like(const at::Tensor& tensor, const at::Tensor& like, const char* op,
+/// The same dtype and device as `like`: for operators with a CUDA path.
+inline void check_same(const at::Tensor& tensor, const at::Tensor& like, const char* op,
                        const char* name) {
   check(tensor.scalar_type() == like.scalar_type(), "{}: {} is {}, expected {}", op, name,
         c10::toString(tensor.scalar_type()), c10::toString(like.scalar_type()));
   check(tensor.device() == like.device(), "{}: {} is on {}, expected {}", op, name,
         tensor.device().str(), like.device().str());
+}
+
+/// check_same, and on the CPU.
+inline void check_like(const at::Tensor& tensor, const at::Tensor& like, const char* op,
+                       const char* name) {
+  check_same(tensor, like, op, name);
   check(tensor.device().is_cpu(), "{}: {} is on {}; this operator has a CPU implementation only",
         op, name, tensor.device().str());
 }

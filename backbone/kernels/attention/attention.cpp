@@ -126,8 +126,8 @@ void attention_check_prefix(AttentionPrefix& prefix, const at::Tensor& k_TKN) {
   }
   check_shape(prefix.k_PKN, {-1, k_TKN.size(1), k_TKN.size(2)}, "attention", "k_PKN");
   check_shape(prefix.v_PKN, prefix.k_PKN.sizes(), "attention", "v_PKN");
-  check_like(prefix.k_PKN, k_TKN, "attention", "k_PKN");
-  check_like(prefix.v_PKN, k_TKN, "attention", "v_PKN");
+  check_same(prefix.k_PKN, k_TKN, "attention", "k_PKN");
+  check_same(prefix.v_PKN, k_TKN, "attention", "v_PKN");
   check(!prefix.k_PKN.requires_grad() && !prefix.v_PKN.requires_grad(),
         "attention: a prefix is a constant, but this one requires grad");
   prefix = {attention_unit_stride(prefix.k_PKN), attention_unit_stride(prefix.v_PKN)};
@@ -178,8 +178,8 @@ at::Tensor attention(const AttentionArgs& args, const Segments& rows) {
   const int64_t length = args.q_THN.size(0), width = args.q_THN.size(2);
   check_shape(args.k_TKN, {length, -1, width}, "attention", "k_TKN");
   check_shape(args.v_TKN, args.k_TKN.sizes(), "attention", "v_TKN");
-  check_like(args.k_TKN, args.q_THN, "attention", "k_TKN");
-  check_like(args.v_TKN, args.q_THN, "attention", "v_TKN");
+  check_same(args.k_TKN, args.q_THN, "attention", "k_TKN");
+  check_same(args.v_TKN, args.q_THN, "attention", "v_TKN");
   check(args.k_TKN.size(1) > 0 && args.q_THN.size(1) % args.k_TKN.size(1) == 0,
         "attention: {} query heads, expected a multiple of the {} key/value heads",
         args.q_THN.size(1), args.k_TKN.size(1));

@@ -46,10 +46,10 @@ at::Tensor linear(const at::Tensor& x_TI, const at::Tensor& weight_OI, const at:
                   const Segments& rows) {
   check_shape(x_TI, {-1, -1}, "linear", "x_TI");
   check_shape(weight_OI, {-1, x_TI.size(1)}, "linear", "weight_OI");
-  check_like(weight_OI, x_TI, "linear", "weight_OI");
+  check_same(weight_OI, x_TI, "linear", "weight_OI");
   if (bias_O.defined()) {
     check_shape(bias_O, {weight_OI.size(0)}, "linear", "bias_O");
-    check_like(bias_O, x_TI, "linear", "bias_O");
+    check_same(bias_O, x_TI, "linear", "bias_O");
   }
   if (rows.per_sample) check_segments(rows, x_TI.size(0), "linear");
   if (!needs_graph(x_TI, weight_OI, bias_O)) return rows_matmul(x_TI, weight_OI.t(), bias_O, rows);

@@ -139,14 +139,14 @@ at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& weight_OI,
                        const at::Tensor& bias_O, const LoraUpdate& lora, const Segments& rows) {
   check_shape(x_TI, {-1, -1}, "lora_linear", "x_TI");
   check_shape(weight_OI, {-1, x_TI.size(1)}, "lora_linear", "weight_OI");
-  check_like(weight_OI, x_TI, "lora_linear", "weight_OI");
+  check_same(weight_OI, x_TI, "lora_linear", "weight_OI");
   check_shape(lora.a_RI, {-1, x_TI.size(1)}, "lora_linear", "a_RI");
-  check_like(lora.a_RI, x_TI, "lora_linear", "a_RI");
+  check_same(lora.a_RI, x_TI, "lora_linear", "a_RI");
   check_shape(lora.b_OR, {weight_OI.size(0), lora.a_RI.size(0)}, "lora_linear", "b_OR");
-  check_like(lora.b_OR, x_TI, "lora_linear", "b_OR");
+  check_same(lora.b_OR, x_TI, "lora_linear", "b_OR");
   if (bias_O.defined()) {
     check_shape(bias_O, {weight_OI.size(0)}, "lora_linear", "bias_O");
-    check_like(bias_O, x_TI, "lora_linear", "bias_O");
+    check_same(bias_O, x_TI, "lora_linear", "bias_O");
   }
   check(lora.dropout >= 0.0 && lora.dropout < 1.0,
         "lora_linear: dropout is {}, expected a number in [0, 1)", lora.dropout);
