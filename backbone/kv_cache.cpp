@@ -8,11 +8,12 @@
 
 namespace euromodal {
 
-KvCache::KvCache(int64_t num_layers, int64_t num_kv_heads, int64_t head_dim, at::ScalarType dtype)
+KvCache::KvCache(int64_t num_layers, int64_t num_kv_heads, int64_t head_dim,
+                 const at::TensorOptions& options)
     : layers_(static_cast<size_t>(num_layers)) {
   for (Layer& layer : layers_) {
-    layer.k_LKN = at::empty({0, num_kv_heads, head_dim}, at::TensorOptions().dtype(dtype));
-    layer.v_LKN = at::empty({0, num_kv_heads, head_dim}, at::TensorOptions().dtype(dtype));
+    layer.k_LKN = at::empty({0, num_kv_heads, head_dim}, options.requires_grad(false));
+    layer.v_LKN = at::empty({0, num_kv_heads, head_dim}, options.requires_grad(false));
   }
 }
 
@@ -32,7 +33,12 @@ std::pair<at::Tensor, at::Tensor> KvCache::append(int64_t index, const at::Tenso
   layer.k_LKN.narrow(0, layer.length, added).copy_(k_TKN);
   layer.v_LKN.narrow(0, layer.length, added).copy_(v_TKN);
   layer.length = length;
-  return {layer.k_LKN.narrow(0, 0, length), layer.v_LKN.narrow(0, 0, length)};
+  return this->layer(index);
+}
+
+std::pair<at::Tensor, at::Tensor> KvCache::layer(int64_t index) const {
+  const Layer& layer = layers_.at(static_cast<size_t>(index));
+  return {layer.k_LKN.narrow(0, 0, layer.length), layer.v_LKN.narrow(0, 0, layer.length)};
 }
 
 int64_t KvCache::length() const { return layers_.empty() ? 0 : layers_.back().length; }

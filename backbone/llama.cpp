@@ -8,6 +8,7 @@
 #include <c10/core/GradMode.h>
 
 #include "backbone/kernels/ops.h"
+#include "backbone/kernels/to_device.h"
 #include "backbone/llama_block.h"
 #include "backbone/llama_prefixed.h"
 #include "backbone/lora.h"
@@ -40,12 +41,13 @@ struct Llama::Impl {
   std::mutex mutex;  // guards table, which grows on demand
   RopeTable table;
 
-  RopeTable rope_for(int64_t positions) {
+  RopeTable rope_for(int64_t positions, at::Device device) {
     const std::scoped_lock lock(mutex);
     const int64_t have = table.cos_PN.defined() ? table.cos_PN.size(0) : 0;
-    if (have < positions) {
+    if (have < positions || table.cos_PN.device() != device) {
       const int64_t rows = std::min(config.max_positions, std::max<int64_t>(2 * positions, 256));
       table = rope_table(config.rope, rows, config.max_positions);
+      table = {table.cos_PN.to(device), table.sin_PN.to(device)};
     }
     return table;
   }
@@ -60,8 +62,8 @@ struct Llama::Impl {
     check<DataError>(longest <= config.max_positions,
                      "a sample of {} tokens is longer than max_position_embeddings {}", longest,
                      config.max_positions);
-    return {blocks, config, rope_for(longest),
-            at::tensor(llama_positions(rows), at::kLong).to(emb_TD.device()), rows};
+    return {blocks, config, rope_for(longest, emb_TD.device()),
+            to_device(llama_positions(rows), emb_TD.device()), rows};
   }
   at::Tensor run(std::shared_ptr<const StackPass> pass, StackRange range,
                  const at::Tensor& x_TD) const {
@@ -107,12 +109,18 @@ Llama& Llama::operator=(Llama&&) noexcept = default;
 void Llama::set_checkpointing(Checkpointing checkpointing) { impl_->checkpointing = checkpointing; }
 void Llama::set_block_hooks(std::shared_ptr<BlockHooks> hooks) { impl_->hooks = std::move(hooks); }
 const LlamaConfig& Llama::config() const { return impl_->config; }
+const at::Tensor& Llama::final_norm_D() const { return impl_->norm_D; }
+const std::vector<LlamaBlock>& Llama::blocks() const { return impl_->blocks; }
+RopeTable Llama::rope_for(int64_t positions) const {
+  return impl_->rope_for(positions, impl_->embedding_VD.device());
+}
 const std::vector<Linear>& Llama::linears() const { return impl_->linears; }
 const at::Tensor& Llama::embedding_VD() const { return impl_->embedding_VD; }
 const at::Tensor& Llama::head_VD() const { return impl_->head_VD; }
 at::ScalarType Llama::dtype() const { return impl_->embedding_VD.scalar_type(); }
 KvCache Llama::make_cache() const {
-  return {impl_->config.num_layers, impl_->config.num_kv_heads, impl_->config.head_dim, dtype()};
+  const LlamaConfig& c = impl_->config;
+  return {c.num_layers, c.num_kv_heads, c.head_dim, impl_->embedding_VD.options()};
 }
 
 at::Tensor Llama::embed(const at::Tensor& ids_T, const Segments& rows) const {
@@ -123,7 +131,7 @@ at::Tensor Llama::embed(const at::Tensor& ids_T, const Segments& rows) const {
       check<DataError>(ids[t] >= 0 && ids[t] < V, "token id {} is outside the vocabulary of {}",
                        ids[t], V);
   }
-  return embedding(impl_->embedding_VD, ids_T, rows);
+  return embedding(impl_->embedding_VD, ids_T.to(impl_->embedding_VD.device(), true), rows);
 }
 
 at::Tensor Llama::forward(const at::Tensor& emb_TD, const Segments& rows,
@@ -198,9 +206,10 @@ at::Tensor Llama::forward_cached(const at::Tensor& emb_TD, const Segments& rows,
     for (int64_t p = before; p < after; ++p) positions.push_back(p);
     longest = std::max(longest, after);
   }
-  const at::Tensor positions_T = at::tensor(positions, at::kLong).to(emb_TD.device());
+  const at::Tensor positions_T = to_device(positions, emb_TD.device());
   const auto pass = std::make_shared<LlamaCachedPass>(
-      LlamaPassShared{impl_->blocks, c, impl_->rope_for(longest), positions_T, rows},
+      LlamaPassShared{impl_->blocks, c, impl_->rope_for(longest, emb_TD.device()), positions_T,
+                      rows},
       std::vector<KvCache*>(caches.begin(), caches.end()));
   return impl_->finish(impl_->run(pass, {0, c.num_layers}, emb_TD), rows);
 }

@@ -11,6 +11,7 @@
 
 #include "backbone/kernels/segments.h"
 #include "backbone/kv_cache.h"
+#include "backbone/llama_block.h"
 #include "backbone/llama_config.h"
 #include "backbone/nn/block_hooks.h"
 #include "backbone/nn/checkpointing.h"
@@ -61,6 +62,10 @@ class Llama {
   at::Tensor logits(const at::Tensor& hidden_RD) const;
   const at::Tensor& embedding_VD() const;
   const at::Tensor& head_VD() const;  // the embedding itself when tied
+  const at::Tensor& final_norm_D() const;
+  const std::vector<LlamaBlock>& blocks() const;
+  /// cos and sin of at least `positions` positions, on the model's device.
+  RopeTable rope_for(int64_t positions) const;
   /// The linears of all blocks in order: q, k, v, o, gate, up and down of each (not the head).
   const std::vector<Linear>& linears() const;
   KvCache make_cache() const;

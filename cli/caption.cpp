@@ -99,6 +99,7 @@ int run_caption(int argc, char** argv) {
   const auto tokenizer = model->plan_context().tokenizer;
   flags.bind(tokenizer, model->backbone().config().eos_ids);
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
+  flags.use_device_decoder(model->backbone(), 0);
   if (batch) {
     caption_records(*model, records, output, flags);
     return 0;

@@ -1,4 +1,5 @@
 // generate.cpp — `euromodal generate`: text completion of a raw prompt, or of token ids.
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 #include <cstdio>
@@ -110,9 +111,10 @@ int run_generate(int argc, char** argv) {
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
   flags.bind(tokenizer, config.eos_ids);
   if (many) return run_generate_batch(text_model, tokenizer, batch, flags);
-  check_cache_memory(config, text_model.llama->dtype(),
-                     static_cast<int64_t>(ids.size()) +
-                         token_budget(static_cast<int64_t>(ids.size()), config, flags.options));
+  const int64_t longest = static_cast<int64_t>(ids.size()) +
+                          token_budget(static_cast<int64_t>(ids.size()), config, flags.options);
+  if (flags.device.is_cpu()) check_cache_memory(config, text_model.llama->dtype(), longest);
+  flags.use_device_decoder(*text_model.llama, std::min(longest, config.max_positions));
   const auto rows = Segments::one(static_cast<int64_t>(ids.size()));
   const at::Tensor emb_TD =
       text_model.llama->embed(at::tensor(ids, at::kLong).to(flags.device), rows);

@@ -37,6 +37,14 @@ std::pair<int64_t, double> parse_bias(const std::string& word) {
   return {id, value};
 }
 
+DecodeWeights parse_weights_word(const std::string& word) {
+  if (word == "bfloat16") return DecodeWeights::kBf16;
+  if (word == "float8") return DecodeWeights::kFp8;
+  if (word == "int8") return DecodeWeights::kInt8;
+  if (word == "int4") return DecodeWeights::kInt4;
+  throw UsageError("--weights: unknown word '{}', expected bfloat16, float8, int8 or int4", word);
+}
+
 Json logprobs_json(const std::vector<TokenLogprob>& logprobs, const GenerationFlags& flags) {
   Json out = Json::array();
   for (const TokenLogprob& token : logprobs) {
@@ -105,6 +113,9 @@ void GenerationFlags::declare(Options& parser) {
   parser.text("--dtype", &dtype_word_, "WORD",
               "float32, bfloat16 or float16 (without it: as the model's files)");
   parser.text("--device", &device_word_, "WORD", "cpu, cuda or cuda:N");
+  parser.text("--weights", &weights_word_, "WORD",
+              "on a GPU, as decoding reads them: bfloat16, float8, int8 or int4");
+  parser.text("--kv-cache", &cache_word_, "WORD", "on a GPU: bfloat16 or float8");
 }
 
 void GenerationFlags::declare_output(Options& parser) {
@@ -117,7 +128,24 @@ void GenerationFlags::declare_output(Options& parser) {
               "write `logits` [T, V] f32 of the whole prompt (safetensors)");
 }
 
+void GenerationFlags::use_device_decoder(const Llama& llama, int64_t positions) {
+  if (!device.is_cuda() || llama.dtype() != at::kBFloat16) {
+    check<UsageError>(weights_word_ == "bfloat16" && cache_word_ == "bfloat16",
+                      "--weights and --kv-cache go with --device cuda and a bfloat16 model");
+    return;
+  }
+  if (options.beams > 1 || options.lookup > 0) return;  // these run the model's own passes
+  DecoderOptions decoder;
+  decoder.max_positions = positions;
+  decoder.weights = parse_weights_word(weights_word_);
+  decoder.fp8_cache = cache_word_ == "float8";
+  options.decoder = make_decoder(llama, decoder);
+}
+
 void GenerationFlags::finish(const Options& parser) {
+  parse_weights_word(weights_word_);
+  check<UsageError>(cache_word_ == "bfloat16" || cache_word_ == "float8",
+                    "--kv-cache: unknown word '{}', expected bfloat16 or float8", cache_word_);
   if (parser.given("--dtype")) dtype = parse_dtype_word(dtype_word_);
   device = open_device(device_word_);
   check<UsageError>(!parser.given("--dump-logits") || !dump_logits.empty(),

@@ -36,6 +36,9 @@ class GenerationFlags {
   /// Options that speak of text or of the model: stop ids, stop strings, the constraint. After
   /// finish(); `tokenizer` may be null (UsageError for what needs one).
   void bind(std::shared_ptr<const Tokenizer> tokenizer, std::vector<int64_t> model_stop_ids);
+  /// On a CUDA device, for a bfloat16 model: options.decoder for sequences of up to `positions`
+  /// (0: the model's limit). Elsewhere nothing; UsageError when --weights or --kv-cache ask for it.
+  void use_device_decoder(const Llama& llama, int64_t positions);
   /// New tokens as text, up to the first stop string.
   std::string text_of(const std::vector<int64_t>& tokens) const;
 
@@ -53,6 +56,7 @@ class GenerationFlags {
   std::string regex_, json_schema_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::string dtype_word_, device_word_ = "cpu";
+  std::string weights_word_ = "bfloat16", cache_word_ = "bfloat16";
   int64_t seed_ = 0;
 };
 

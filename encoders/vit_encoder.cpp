@@ -147,7 +147,7 @@ at::Tensor VitEncoder::patch_rows(const std::vector<EncoderInput>& inputs, bool 
   std::vector<at::Tensor> parts;
   for (const EncoderInput& input : inputs) parts.push_back(input.x);
   check<DataError>(!parts.empty(), "no picture to encode");
-  const at::Tensor x_NCHW = at::cat(parts).to(patch_OCHW_.scalar_type());
+  const at::Tensor x_NCHW = at::cat(parts).to(patch_OCHW_.device(), patch_OCHW_.scalar_type());
   const int64_t n = x_NCHW.size(0), p = config_.patch, grid = config_.grid(), used = grid * p;
   // Stride = kernel size: a convolution is one matrix product over patches. Pixels beyond the last
   // whole patch are not used.

@@ -145,6 +145,8 @@ class WhisperEncoder final : public Encoder {
     Features out;
     std::vector<at::Tensor> mel_parts, position_parts;
     std::vector<int64_t> frames, rows, kept;
+    // The table is no parameter: it stays where it was loaded.
+    const at::Tensor positions_PD = positions_PD_.to(conv1_bias_.device());
     for (const EncoderInput& input : inputs) {
       out.items.push_back(layout(input, select));
       add_windows(input, mel_parts, frames);
@@ -153,14 +155,15 @@ class WhisperEncoder final : public Encoder {
         rows.push_back(frames[rows.size()] / 2);
         kept.push_back(std::min(left, rows.back()));
         left -= kept.back();
-        position_parts.push_back(positions_PD_.narrow(0, 0, rows.back()));
+        position_parts.push_back(positions_PD.narrow(0, 0, rows.back()));
       }
     }
     check<DataError>(!mel_parts.empty(), "no sound to encode");
     const Segments frame_segments = Segments::from_lengths(frames, per_item);
     const Segments row_segments = Segments::from_lengths(rows, per_item);
 
-    const at::Tensor mel_FM = at::cat(mel_parts).to(positions_PD_.scalar_type());
+    const at::Tensor mel_FM =
+        at::cat(mel_parts).to(conv1_bias_.device(), conv1_bias_.scalar_type());
     at::Tensor x_TD = subsample(mel_FM, frame_segments, row_segments) + at::cat(position_parts);
     const int64_t blocks = select_blocks(select, config_.layers);
     x_TD = run_encoder_blocks({blocks_, row_segments, dropout}, blocks, checkpointing_, x_TD);

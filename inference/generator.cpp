@@ -11,6 +11,7 @@
 #include "core/error.h"
 #include "inference/beam_search.h"
 #include "inference/decoding.h"
+#include "inference/device_decode.h"
 
 namespace euromodal {
 
@@ -137,6 +138,17 @@ Generated generate(const Llama& llama, const std::vector<int64_t>& prompt_ids,
         "generate: sampling needs a temperature above 0, got {}", options.temperature);
 
   check_token_ids(ids_of(options.logit_bias), llama.config());
+
+  if (options.decoder && options.beams == 1 && options.lookup == 0 && !want_logits) {
+    const int64_t most = token_budget(prompt_tokens, llama.config(), options);
+    if (most > 0) {
+      Generated out = decode_on_device(
+          prompt_emb_TD, Sequence::of_prompt(prompt_ids, options), most, options, on_token);
+      out.timings.prompt_tokens = prompt_tokens;
+      out.timings.new_tokens = static_cast<int64_t>(out.tokens.size());
+      return out;
+    }
+  }
 
   const auto prefill_start = std::chrono::steady_clock::now();
   KvCache cache = llama.make_cache();

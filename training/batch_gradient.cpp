@@ -14,11 +14,12 @@ BatchGradient::BatchGradient(Objective& objective, FlatBuffer& buffer, Collectiv
     : objective_(objective),
       world_(world),
       options_(options),
-      sync_(buffer, world, options.overlap) {}
+      sync_(buffer, world, options.overlap, options.device) {}
 
 BatchSums BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics, bool last) {
   double count = 0.0;
   float loss_sum = 0.0F;
+  at::Tensor device_sum;  // on a GPU: fetched once
   for (size_t i = 0; i < part.batches.size(); ++i) {
     const Batch& batch = part.batches[i];
     metrics.add("flops", objective_.flops(batch), 0.0);
@@ -32,9 +33,17 @@ BatchSums BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics, 
       const TimeScope scope("backward");
       sync_.backward(sums.loss_sum, last && i + 1 == part.batches.size());
     }
-    loss_sum += sums.loss_sum.item<float>();
+    if (sums.loss_sum.is_cuda()) {
+      const at::Tensor value = sums.loss_sum.detach();
+      device_sum = device_sum.defined() ? device_sum + value : value;
+    } else {
+      loss_sum += sums.loss_sum.item<float>();
+    }
     count += sums.count;
     metrics.add(sums.metrics);
+  }
+  if (device_sum.defined()) {
+    device_sums_ = device_sums_.defined() ? device_sums_ + device_sum : device_sum;
   }
   return {.loss_sum = loss_sum, .count = count};
 }
@@ -77,6 +86,8 @@ BatchSums BatchGradient::run(const std::vector<PartBatches>& parts, RunMetrics& 
     world_.ordered_sum(addends, ids, 1, &loss_sum);
   } else {
     for (const float loss : losses) loss_sum += loss;
+    if (device_sums_.defined()) loss_sum += device_sums_.item<float>();  // the step's one wait
+    device_sums_.reset();
     world_.all_reduce_sum(&loss_sum, 1);
   }
   std::copy(votes.begin(), votes.end(), figures.begin() + 1);

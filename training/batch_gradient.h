@@ -23,7 +23,8 @@ struct BatchSums {
 struct BatchGradientOptions {
   bool deterministic = false;
   bool overlap = true;
-  int64_t parts = 1;  // of a global batch; part p is rank p mod world's
+  int64_t parts = 1;                    // of a global batch; part p is rank p mod world's
+  DeviceCollectives* device = nullptr;  // of several ranks whose parameters lie on GPUs
 };
 
 class BatchGradient {
@@ -47,6 +48,7 @@ class BatchGradient {
   Collectives& world_;
   BatchGradientOptions options_;
   GradientSync sync_;
+  at::Tensor device_sums_;  // losses of this step on a GPU
 };
 
 }  // namespace euromodal

@@ -63,7 +63,7 @@ FlatBuffer::FlatBuffer(const std::vector<NamedTensor>& trainable,
                      (options.zero > 0 || bucket_options.matrices[static_cast<size_t>(plan.group)]);
     bucket.begin = bucket.sharded ? bucket.slices[options.rank] : 0;
     bucket.end = bucket.sharded ? bucket.slices[options.rank + 1] : bucket.count;
-    bucket.values = at::empty({bucket.count}, bucket.dtype);
+    bucket.values = at::empty({bucket.count}, device().dtype(bucket.dtype));
     for (size_t m = 0; m < plan.members.size(); ++m) {
       FlatSlot& slot = slots_[plan.members[m]];
       slot.bucket = static_cast<int64_t>(buckets_.size());
@@ -81,10 +81,15 @@ FlatBuffer::FlatBuffer(const std::vector<NamedTensor>& trainable,
   }
 }
 
+at::TensorOptions FlatBuffer::device() const {
+  return slots_.empty() ? at::TensorOptions()
+                        : at::TensorOptions(slots_.front().parameter.device());
+}
+
 std::vector<at::Tensor> FlatBuffer::make_owned() const {
   std::vector<at::Tensor> out;
   for (const FlatBucket& bucket : buckets_)
-    out.push_back(at::zeros({bucket.end - bucket.begin}, at::kFloat));
+    out.push_back(at::zeros({bucket.end - bucket.begin}, device().dtype(at::kFloat)));
   return out;
 }
 
@@ -119,7 +124,8 @@ at::Tensor FlatBuffer::gather(const OwnedTensor& tensor, Collectives& world) con
     if (world.rank() != 0) return {};
     return (values ? bucket.values : tensor.own)
         .narrow(0, slot.offset, slot.count)
-        .view(slot.shape);
+        .view(slot.shape)
+        .cpu();
   }
   Slices bytes;
   for (const int64_t offset : bucket.slices)

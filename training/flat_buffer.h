@@ -73,6 +73,9 @@ class FlatBuffer {
              const FlatOptions& options);
   FlatBuffer(const FlatBuffer&) = delete;
   FlatBuffer& operator=(const FlatBuffer&) = delete;
+  /// Where parameters, master values, gradients and what is kept like them lie.
+  at::TensorOptions device() const;
+  bool on_cuda() const { return device().device().is_cuda(); }
 
   const std::vector<FlatSlot>& slots() const { return slots_; }  // in the order of `trainable`
   std::vector<FlatBucket>& buckets() { return buckets_; }

@@ -5,6 +5,7 @@
 #include <chrono>
 
 #include <ATen/ATen.h>
+#include <ATen/DeviceAccelerator.h>
 #include <c10/core/GradMode.h>
 
 namespace euromodal {
@@ -28,20 +29,23 @@ double stack_flops(const StackCost& cost, int64_t rows) {
   return forward + attention + (cost.backward ? forward + 2.0 * attention : 0.0) + weights;
 }
 
-double measure_peak_flops(at::ScalarType dtype) {
-  constexpr int64_t kSize = 512;
+double measure_peak_flops(at::ScalarType dtype, at::Device device) {
+  const int64_t kSize = device.is_cuda() ? 8192 : 512;
   constexpr int kTries = 5;
   const c10::NoGradGuard no_graph;
-  const at::Tensor a = at::ones({kSize, kSize}, dtype), b = at::ones({kSize, kSize}, dtype);
+  const auto options = at::TensorOptions(device).dtype(dtype);
+  const at::Tensor a = at::rand({kSize, kSize}, options), b = at::rand({kSize, kSize}, options);
   at::Tensor c = at::matmul(a, b);
   double best = 1e9;
   for (int i = 0; i < kTries; ++i) {
+    if (device.is_cuda()) at::accelerator::synchronizeDevice(device.index());
     const auto start = std::chrono::steady_clock::now();
     at::matmul_out(c, a, b);
+    if (device.is_cuda()) at::accelerator::synchronizeDevice(device.index());
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
     best = std::min(best, took.count());
   }
-  return 2.0 * kSize * kSize * kSize / best;
+  return 2.0 * static_cast<double>(kSize * kSize * kSize) / best;
 }
 
 }  // namespace euromodal

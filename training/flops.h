@@ -31,6 +31,6 @@ double stack_flops(const StackCost& cost, int64_t rows);
 
 /// Operations per second of a matrix product of 512 x 512 x 512 in `dtype` on this machine now, the
 /// best of a few.
-double measure_peak_flops(at::ScalarType dtype);
+double measure_peak_flops(at::ScalarType dtype, at::Device device = at::kCPU);
 
 }  // namespace euromodal

@@ -46,11 +46,15 @@ double sync_square_sum(const float* g, int64_t count) {
 
 }  // namespace
 
-GradientSync::GradientSync(FlatBuffer& buffer, Collectives& world, bool overlap)
+GradientSync::GradientSync(FlatBuffer& buffer, Collectives& world, bool overlap,
+                           DeviceCollectives* device)
     : buffer_(&buffer),
       world_(&world),
+      device_(device),
       overlap_(overlap && world.size() > 1),
       free_local_(buffer.options().zero == 2 && world.size() > 1) {
+  check(!buffer.on_cuda() || world.size() == 1 || device != nullptr,
+        "gradients on GPUs of {} ranks need device collectives", world.size());
   const auto buckets = static_cast<int64_t>(buffer.buckets().size());
   for (FlatBucket& bucket : buffer.buckets()) lanes_.push_back({.bucket = &bucket});
   handles_.reserve(buffer.slots().size() + buffer.aliases().size());
@@ -97,7 +101,7 @@ void GradientSync::add_handle(const at::Tensor& tensor, const FlatSlot& slot, in
 at::Tensor GradientSync::hold(int64_t count) {
   held_ += count;
   peak_ = std::max(peak_, held_);
-  return at::zeros({count}, at::kFloat);
+  return at::zeros({count}, buffer_->device().dtype(at::kFloat));
 }
 
 void GradientSync::drop(at::Tensor& tensor) {
@@ -149,7 +153,7 @@ void GradientSync::accumulate(Handle& handle) {
   lane.last = ++fired_;
   if (!armed_) return;
   if (handle.need > 0 && --handle.need == 0) --lane.waiting;
-  if (std::this_thread::get_id() != owner_) return;
+  if (std::this_thread::get_id() != owner_ && !buffer_->on_cuda()) return;
   advance();
   poll();
 }
@@ -216,6 +220,14 @@ void GradientSync::issue(Lane& lane) {
   const int ranks = contributors_[round_];
   if (world_->rank() < ranks && !lane.local.defined()) lane.local = hold(bucket.count);
   lane.sent = true;
+  if (buffer_->on_cuda()) {
+    if (!lane.local.defined()) lane.local = hold(bucket.count);
+    lane.result = lane.local;
+    if (device_ != nullptr)
+      device_->all_reduce_sum(lane.local.mutable_data_ptr(), bucket.count, DeviceType::kF32,
+                              DeviceGroup::kWorld);
+    return;
+  }
   if (!bucket.sharded && one_round() && ranks == world_->size()) {
     lane.result = lane.local;
     lane.pending = world_->start_all_reduce_sum(lane.local.mutable_data_ptr<float>(), bucket.count);
@@ -284,6 +296,7 @@ void GradientSync::finish() {
     pending.push_back(world_->start_all_gather_slices(lane.local.mutable_data_ptr(), bytes));
   }
   for (const auto& operation : pending) operation->wait();
+  if (device_ != nullptr) device_->join();
   for (Lane& lane : lanes_) {
     if (lane.alias) {
       lane.bucket->gradient.add_(lane.result);
@@ -306,7 +319,32 @@ void GradientSync::finish() {
   order_learned_ = true;
 }
 
+// Every rank has the whole sum: each tensor's squares, then one transfer.
+GradientNorms GradientSync::device_norms() {
+  const at::NoGradGuard no_grad;
+  std::vector<at::Tensor> squares;
+  for (const FlatSlot& slot : buffer_->slots()) {
+    const at::Tensor gradient =
+        buffer_->buckets()[slot.bucket].gradient.narrow(0, slot.offset, slot.count);
+    squares.push_back(
+        at::linalg_vector_norm(gradient, 2, std::nullopt, false, at::kDouble).square());
+  }
+  GradientNorms out;
+  if (squares.empty()) return out;
+  const at::Tensor all = at::stack(squares).cpu();
+  for (size_t s = 0; s < squares.size(); ++s) {
+    const auto group = static_cast<size_t>(buffer_->slots()[s].group);
+    out.groups.resize(std::max(out.groups.size(), group + 1), 0.0);
+    out.groups[group] += all.const_data_ptr<double>()[s];
+    out.total += all.const_data_ptr<double>()[s];
+  }
+  out.total = std::sqrt(out.total);
+  for (double& group : out.groups) group = std::sqrt(group);
+  return out;
+}
+
 GradientNorms GradientSync::norms() {
+  if (buffer_->on_cuda()) return device_norms();
   std::vector<double> sums(static_cast<size_t>(blocks_), 0.0);
   for (const FlatBucket& bucket : buffer_->buckets()) {
     // Each rank sums its slice, also of a bucket that every rank holds.

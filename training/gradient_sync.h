@@ -16,6 +16,9 @@
 // ZeRO-2 holds the summed gradient as slices; a bucket's own addends exist from its first gradient
 // until they are sent, and at most kBucketsInFlight buckets are on their way. (With several
 // micro-batches in a round the buckets that they touch are held between them.)
+//
+// On GPUs: buckets lie there, one round, ZeRO-0; sums are queued on the stream of the device
+// collectives and the host does not wait for them.
 #pragma once
 #include <cstdint>
 #include <deque>
@@ -29,6 +32,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "training/dist/collectives.h"
+#include "training/dist/device_collectives.h"
 #include "training/flat_buffer.h"
 
 namespace torch::autograd {
@@ -49,7 +53,9 @@ class GradientSync {
 
   /// Takes over the gradients of the buffer's parameters: their grad() stays undefined. Both
   /// outlive this object.
-  GradientSync(FlatBuffer& buffer, Collectives& world, bool overlap);
+  /// `device`: sums over ranks where the parameters lie on GPUs; may be null with one rank.
+  GradientSync(FlatBuffer& buffer, Collectives& world, bool overlap,
+               DeviceCollectives* device = nullptr);
   ~GradientSync();
   GradientSync(const GradientSync&) = delete;
   GradientSync& operator=(const GradientSync&) = delete;
@@ -102,6 +108,7 @@ class GradientSync {
   void learn();
   void advance();
   void issue(Lane& lane);
+  GradientNorms device_norms();
   void poll();
   void complete(Lane& lane);
   at::Tensor hold(int64_t count);
@@ -110,6 +117,7 @@ class GradientSync {
 
   FlatBuffer* buffer_;
   Collectives* world_;
+  DeviceCollectives* device_;
   bool overlap_, free_local_;
   std::vector<Lane> lanes_;
   std::vector<Handle> handles_;

@@ -9,6 +9,7 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/ranges.h>
 
+#include "backbone/kernels/cuda_ops.h"
 #include "training/muon.h"
 
 namespace euromodal {
@@ -30,6 +31,29 @@ void adamw_range(const AdamWStep& s, float* __restrict__ p, const float* __restr
     v[i] = s.beta2 * v[i] + (1.0F - s.beta2) * gradient * gradient;
     p[i] = p[i] * s.decay - s.step_size * m[i] / (std::sqrt(v[i]) / s.root_correction + s.eps);
   }
+}
+
+/// m += (1 - beta) (g - m); -> g + beta (m - g), Nesterov's look ahead. g scaled first.
+at::Tensor momentum_update(const at::Tensor& gradient, const at::Tensor& momentum, float scale,
+                           float beta) {
+  if (gradient.is_cuda()) {
+    const at::Tensor scaled = gradient * scale;
+    momentum.lerp_(scaled, 1.0 - beta);
+    return at::lerp(scaled, momentum, beta);
+  }
+  const at::Tensor update = at::empty_like(gradient);
+  const float* g = gradient.const_data_ptr<float>();
+  float* m = momentum.mutable_data_ptr<float>();
+  float* u = update.mutable_data_ptr<float>();
+  at::parallel_for(0, update.numel(), kGrain, [&](int64_t begin, int64_t end) {
+#pragma omp simd
+    for (int64_t i = begin; i < end; ++i) {
+      const float scaled = g[i] * scale;
+      m[i] += (1.0F - beta) * (scaled - m[i]);
+      u[i] = scaled + beta * (m[i] - scaled);
+    }
+  });
+  return update;
 }
 
 }  // namespace
@@ -75,6 +99,20 @@ void Optimizer::step_adamw(const GroupOptions& options, size_t index, double lr,
                     static_cast<float>(std::sqrt(1.0 - std::pow(options.beta2, t))),
                     static_cast<float>(options.eps)};
   const FlatBucket& bucket = buffer_->buckets()[index];
+  if (buffer_->on_cuda()) {
+    cuda_ops().adamw({.master = bucket.master,
+                      .gradient = bucket.gradient,
+                      .first = first_[index],
+                      .second = second_[index],
+                      .scale = s.scale,
+                      .beta1 = s.beta1,
+                      .beta2 = s.beta2,
+                      .decay = s.decay,
+                      .step_size = s.step_size,
+                      .root_correction = s.root_correction,
+                      .eps = s.eps});
+    return;
+  }
   float* p = bucket.master.mutable_data_ptr<float>();
   const float* g = bucket.gradient.const_data_ptr<float>();
   float* m = first_[index].mutable_data_ptr<float>();
@@ -89,18 +127,7 @@ void Optimizer::step_muon(const GroupOptions& options, size_t index, double lr, 
   const int64_t count = bucket.end - bucket.begin;
   const auto gradient_scale = static_cast<float>(scale);
   const auto beta = static_cast<float>(options.momentum);
-  const at::Tensor update = at::empty({count}, at::kFloat);
-  const float* g = bucket.gradient.const_data_ptr<float>();
-  float* m = first_[index].mutable_data_ptr<float>();
-  float* u = update.mutable_data_ptr<float>();
-  at::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
-#pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      const float gradient = g[i] * gradient_scale;
-      m[i] += (1.0F - beta) * (gradient - m[i]);
-      u[i] = gradient + beta * (m[i] - gradient);  // Nesterov
-    }
-  });
+  const at::Tensor update = momentum_update(bucket.gradient, first_[index], gradient_scale, beta);
   // Own matrices lie one after the other; those of one shape are taken together.
   const auto& slots = buffer_->slots();
   for (size_t s = 0; s < bucket.slots.size();) {
@@ -118,9 +145,14 @@ void Optimizer::step_muon(const GroupOptions& options, size_t index, double lr, 
                        .view({same, slot.shape.at(0), slot.shape.at(1)}),
                    options.ns_steps, one_by_one_);
   }
-  float* p = bucket.master.mutable_data_ptr<float>();
   const auto decay = static_cast<float>(1.0 - lr * options.weight_decay);
   const auto rate = static_cast<float>(lr);
+  if (buffer_->on_cuda()) {
+    bucket.master.mul_(decay).sub_(update, rate);
+    return;
+  }
+  float* p = bucket.master.mutable_data_ptr<float>();
+  const float* u = update.const_data_ptr<float>();
   at::parallel_for(0, count, kGrain, [&](int64_t begin, int64_t end) {
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i) p[i] = p[i] * decay - rate * u[i];

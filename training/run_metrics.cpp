@@ -20,16 +20,35 @@ void RunMetrics::add(const std::string& name, double sum, double count) {
   c += count;
 }
 
-void RunMetrics::add(const std::vector<Metric>& metrics) {
-  for (const Metric& metric : metrics) add(metric.name, metric.sum.item<double>(), metric.count);
+void RunMetrics::add(std::vector<Metric> metrics) {
+  for (Metric& metric : metrics) {
+    if (metric.sum.is_cuda()) {
+      metric.sum = metric.sum.detach();
+      waiting_.push_back(std::move(metric));
+    } else {
+      add(metric.name, metric.sum.item<double>(), metric.count);
+    }
+  }
 }
 
-std::pair<double, double> RunMetrics::sum(const std::string& name) const {
+void RunMetrics::fetch() {
+  if (waiting_.empty()) return;
+  std::vector<at::Tensor> sums;
+  for (const Metric& metric : waiting_) sums.push_back(metric.sum.to(at::kDouble).reshape({1}));
+  const at::Tensor all = at::cat(sums).cpu();
+  for (size_t i = 0; i < waiting_.size(); ++i)
+    add(waiting_[i].name, all.const_data_ptr<double>()[i], waiting_[i].count);
+  waiting_.clear();
+}
+
+std::pair<double, double> RunMetrics::sum(const std::string& name) {
+  fetch();
   const auto found = sums_.find(name);
   return found == sums_.end() ? std::pair(0.0, 0.0) : found->second;
 }
 
 std::map<std::string, std::pair<double, double>> RunMetrics::reduce(Collectives& world) {
+  fetch();
   Json mine = Json::object();
   for (const auto& [name, value] : sums_) mine[name] = {value.first, value.second};
   sums_.clear();

@@ -14,13 +14,16 @@ namespace euromodal {
 class RunMetrics {
  public:
   void add(const std::string& name, double sum, double count);
-  void add(const std::vector<Metric>& metrics);
+  /// Sums that lie on a GPU are fetched when a sum is asked for, not before.
+  void add(std::vector<Metric> metrics);
   /// Sum and count of this rank so far; zeros for a name that was not added.
-  std::pair<double, double> sum(const std::string& name) const;
+  std::pair<double, double> sum(const std::string& name);
   /// Adds up over ranks (every rank calls it) and empties this one.
   std::map<std::string, std::pair<double, double>> reduce(Collectives& world);
 
  private:
+  void fetch();
+  std::vector<Metric> waiting_;  // on a GPU
   std::map<std::string, std::pair<double, double>> sums_;
 };
 

@@ -13,6 +13,10 @@ TrainOptions TrainOptions::parse(const Config& config) {
   out.seed = static_cast<uint64_t>(seed);
   out.threads = config_count(run, "threads", 0, 0);
   out.deterministic = run.boolean("deterministic", false);
+  out.device = run.str("device", "cpu");
+  check<ConfigError>(out.device == "cpu" || !out.deterministic,
+                     "{}: deterministic runs are for the CPU; on {} sums have another order",
+                     run.where("deterministic"), out.device);
   out.deadlines = PhaseDeadlines::parse(run);
   out.straggler = StragglerOptions::parse(run);
 
@@ -54,6 +58,9 @@ TrainOptions TrainOptions::parse(const Config& config) {
                        out.bucket_mb);
   }
 
+  check<ConfigError>(out.device == "cpu" || out.zero == 0,
+                     "{}: on {} gradients and optimiser state are whole on every rank (0)",
+                     config.where("parallel"), out.device);
   out.trainable = config.strs("trainable");
   out.clip_norm = config.f64("clip_norm", 0.0);
   check<ConfigError>(out.clip_norm >= 0.0, "{}: expected 0 (off) or more, got {}",

@@ -21,6 +21,7 @@ struct TrainOptions {
   uint64_t seed = 0;          // run.seed
   int64_t threads =
       0;  // run.threads; 0: cores of this process's affinity mask / ranks on this node
+  std::string device = "cpu";  // run.device: cpu, cuda (of this rank's number on its node), cuda:N
   bool deterministic =
       false;  // run.deterministic: the same bits on any number of ranks, packed or not
   PhaseDeadlines deadlines;    // run.deadlines, run.step_deadline_s

@@ -7,11 +7,13 @@
 #include <ATen/Parallel.h>
 #include <sched.h>
 
+#include "backbone/device.h"
 #include "core/log.h"
 #include "core/time_split.h"
 #include "training/answer_samples.h"
 #include "training/batch_gradient.h"
 #include "training/checkpointer.h"
+#include "training/dist/device_collectives.h"
 #include "training/flops.h"
 #include "training/optimizer.h"
 #include "training/parameter_groups.h"
@@ -39,6 +41,11 @@ int64_t train_threads(int64_t asked, const Collectives& world) {
   return std::max<int64_t>(1, mine / world.local_size());
 }
 
+/// `cuda` is the GPU of this rank's number on its node. Before any tensor work.
+at::Device train_device(const std::string& word, const Collectives& world) {
+  return open_device(word == "cuda" ? fmt::format("cuda:{}", world.local_rank()) : word);
+}
+
 /// Everything one run holds; made in order, so that each fault of the config shows before anything
 /// is written.
 class Trainer {
@@ -48,6 +55,7 @@ class Trainer {
         options_(TrainOptions::parse(config)),
         deadline_(run_deadline(config.child("run"), request.started)),
         threads_(train_threads(options_.threads, world)),
+        device_(train_device(options_.device, world)),
         objective_(
             make_objective(config.child("objective"), options_.seed, options_.deterministic)),
         data_(open_datasets(config, "data")),
@@ -65,6 +73,10 @@ class Trainer {
     at::set_num_threads(static_cast<int>(threads_));
     const std::vector<int64_t> group_of = assign_groups(trainable_, groups_);
     for (const NamedTensor& p : trainable_) p.tensor.requires_grad_(true);
+    identity_.frozen = hash_frozen(objective_->parameters(), trainable_);  // on the host, before
+    move_parameters(objective_->parameters(), device_);
+    if (device_.is_cuda() && world.size() > 1)
+      device_collectives_ = make_device_collectives(world, {.device = device_.index()});
     const FlatOptions layout{.bucket_bytes = static_cast<int64_t>(options_.bucket_mb * 1e6),
                              .zero = options_.zero,
                              .rank = world.rank(),
@@ -86,7 +98,6 @@ class Trainer {
                         {"deterministic", options_.deterministic},
                         {"data", data_->fingerprint()}};
     if (average_) identity_.values["ema.decay"] = options_.ema_decay;
-    identity_.frozen = hash_frozen(objective_->parameters(), trainable_);
     restore(request.resume);
     if (world_.rank() == 0) {
       folder_ = std::make_unique<RunFolder>(options_.dir, config.dump(),
@@ -105,9 +116,9 @@ class Trainer {
     if (world_.rank() == 0) {
       log_info(
           "run={} samples={} trainable={} of {} tensors ({} parameters) steps={}..{} ranks={} "
-          "threads={}{}",
+          "threads={} device={}{}",
           options_.dir.string(), data_->size(), trainable_.size(), objective_->parameters().size(),
-          trained, first_step_, options_.steps, world_.size(), threads_,
+          trained, first_step_, options_.steps, world_.size(), threads_, device_.str(),
           options_.deterministic ? " deterministic" : "");
     }
     if (first_step_ < options_.steps && !loop(asked)) return TrainEnd::kStopped;
@@ -217,7 +228,8 @@ class Trainer {
     BatchGradient gradient(*objective_, *buffer_, world_,
                            {.deterministic = options_.deterministic,
                             .overlap = options_.overlap,
-                            .parts = options_.loader.parts});
+                            .parts = options_.loader.parts,
+                            .device = device_collectives_.get()});
     const int64_t bytes = state_bytes(parts());
     RunLog log(world_, folder_.get(),
                {.first_step = first_step_,
@@ -312,9 +324,10 @@ class Trainer {
 
   /// Of all ranks together, operations per second.
   double peak_flops() {
-    double peak = options_.peak_tflops > 0.0
-                      ? options_.peak_tflops * 1e12
-                      : measure_peak_flops(objective_->parameters().front().tensor.scalar_type());
+    double peak =
+        options_.peak_tflops > 0.0
+            ? options_.peak_tflops * 1e12
+            : measure_peak_flops(objective_->parameters().front().tensor.scalar_type(), device_);
     world_.all_reduce_sum(&peak, 1);
     return peak;
   }
@@ -336,6 +349,8 @@ class Trainer {
   TrainOptions options_;
   std::optional<std::chrono::steady_clock::time_point> deadline_;
   int64_t threads_;
+  at::Device device_;
+  std::unique_ptr<DeviceCollectives> device_collectives_;  // several ranks on GPUs
   std::unique_ptr<Objective> objective_;
   std::shared_ptr<const Dataset> data_;
   std::shared_ptr<const Dataset> validation_data_;

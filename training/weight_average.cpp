@@ -20,7 +20,12 @@ WeightAverage::WeightAverage(const FlatBuffer& buffer, double decay)
 
 void WeightAverage::update(const FlatBuffer& buffer) {
   const float rate = rate_;
+  const at::NoGradGuard no_grad;
   for (size_t b = 0; b < owned_.size(); ++b) {
+    if (owned_[b].is_cuda()) {
+      owned_[b].lerp_(buffer.buckets()[b].master, rate);
+      continue;
+    }
     const float* value = buffer.buckets()[b].master.const_data_ptr<float>();
     float* average = owned_[b].mutable_data_ptr<float>();
     at::parallel_for(0, owned_[b].numel(), kGrain, [&](int64_t begin, int64_t end) {

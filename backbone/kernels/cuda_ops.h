@@ -1,11 +1,22 @@
 // cuda_ops.h — the table through which operators reach their CUDA kernels. libeuromodal_cuda.so
 // fills it when `--device cuda` loads it; libeuromodal.so itself links no CUDA.
 #pragma once
+#include <memory>
 #include <tuple>
 
 #include <ATen/core/Tensor.h>
 
 namespace euromodal {
+
+class Decoder;
+class Llama;
+struct DecoderOptions;
+
+/// One AdamW update of flat f32 buffers in place: training/optimizer.cpp has the formula.
+struct AdamWUpdate {
+  at::Tensor master, gradient, first, second;  // [n] f32
+  float scale, beta1, beta2, decay, step_size, root_correction, eps;
+};
 
 struct CudaOps {
   /// x_TD, weight_D (f32 or bf16, contiguous, on one CUDA device) -> y_TD, and 1/rms of each row
@@ -18,6 +29,10 @@ struct CudaOps {
                                                           const at::Tensor& x_TD,
                                                           const at::Tensor& weight_D,
                                                           const at::Tensor& inv_rms_T) = nullptr;
+  void (*adamw)(const AdamWUpdate& update) = nullptr;
+  /// See backbone/decoder.h.
+  std::unique_ptr<Decoder> (*make_decoder)(const Llama& llama,
+                                           const DecoderOptions& options) = nullptr;
 };
 
 /// The loaded table; Error when a CUDA tensor reaches an operator before open_device("cuda").

@@ -7,6 +7,7 @@
 
 #include <ATen/ATen.h>
 
+#include "backbone/kernels/attention/attention_cuda.h"
 #include "backbone/kernels/attention/short_rows.h"
 #include "backbone/kernels/autograd.h"
 #include "backbone/kernels/checks.h"
@@ -195,6 +196,7 @@ at::Tensor attention(const AttentionArgs& args, const Segments& rows) {
                      args.scale,
                      args.prefix};
   for (AttentionPrefix& prefix : unit.prefix) attention_check_prefix(prefix, args.k_TKN);
+  if (unit.q_THN.is_cuda()) return attention_cuda(unit, rows);
   if (!needs_graph(args.q_THN, args.k_TKN, args.v_TKN))
     return attention_forward(unit, rows).out_THN;
   return AttentionFunction::apply(unit.q_THN, unit.k_TKN, unit.v_TKN, unit, rows);
@@ -212,6 +214,7 @@ at::Tensor attention_cached(const at::Tensor& q_THN, const at::Tensor& k_LKN,
         "attention_cached: {} query heads, expected a multiple of the {} key/value heads", heads,
         kv_heads);
   if (now == 0) return at::empty_like(q_THN);
+  if (q_THN.is_cuda()) return attention_cached_cuda(q_THN, k_LKN, v_LKN, scale);
   const int64_t group = heads / kv_heads;
   if (now == 1) {  // the group's queries are the rows of one head: no repeated keys
     const at::Tensor q_KGN = q_THN.reshape({1, kv_heads, group, width});

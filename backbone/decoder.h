@@ -1,0 +1,71 @@
+// decoder.h — a text backbone made ready to decode on a CUDA device: weights fused (q, k, v; gate,
+// up) and, if wanted, quantised, keys and values in pages, one step of all sequences as a CUDA
+// graph, tokens drawn on the device. Slots hold sequences; a step advances the first B of them
+// together.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace euromodal {
+
+class Llama;
+
+/// Weights of the blocks as decoding reads them (the head stays bf16).
+enum class DecodeWeights { kBf16, kFp8, kInt8, kInt4 };
+
+struct DecoderOptions {
+  int64_t sequences = 1;      // slots
+  int64_t max_positions = 0;  // of one sequence; 0: the model's own limit
+  int64_t cache_tokens = 0;   // pages for so many positions in all; 0: sequences · max_positions
+  DecodeWeights weights = DecodeWeights::kBf16;
+  bool fp8_cache = false;  // keys and values as e4m3
+  bool graphs = true;      // false: the same kernels launched one by one
+};
+
+/// How the device draws; temperature 0: the most likely token (the lowest id of equals).
+struct DeviceSampling {
+  double temperature = 0.0;
+  int64_t top_k = 0;  // 0: off
+  double top_p = 1.0, min_p = 0.0;
+  uint64_t seed = 0;
+};
+
+class Decoder {
+ public:
+  virtual ~Decoder() = default;
+
+  /// Fills a slot with a prompt [T, D] bf16 (its former sequence is forgotten). The logits behind
+  /// its last row become the slot's. `longest`: positions that it may reach; Error when the pages
+  /// that are left do not hold them.
+  virtual void prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest,
+                       const DeviceSampling& sampling) = 0;
+  /// Empties a slot and gives its pages back.
+  virtual void release(int64_t slot) = 0;
+  /// Draws the next token of each of the first `count` slots from its logits; on the device, read
+  /// by `tokens`.
+  virtual void draw(int64_t count) = 0;
+  /// The tokens of the last draw, [count]; waits for that draw alone, not for steps behind it. -1:
+  /// an empty slot.
+  virtual std::vector<int64_t> tokens() = 0;
+  /// Takes given tokens instead of drawn ones ([count], -1 for empty slots).
+  virtual void give(const std::vector<int64_t>& tokens) = 0;
+  /// Runs the model on the last tokens of the first `count` slots: their logits become those behind
+  /// these tokens.
+  virtual void step(int64_t count) = 0;
+  /// [count, V] f32 on the device: overwritten by the next step.
+  virtual at::Tensor logits(int64_t count) const = 0;
+  /// Positions that a slot holds; 0: empty.
+  virtual int64_t length(int64_t slot) const = 0;
+  /// Bytes of weights that a step reads, and of the cache's pages.
+  virtual int64_t weight_bytes() const = 0;
+  virtual int64_t cache_bytes() const = 0;
+};
+
+/// For a bf16 model on a CUDA device, which must outlive it; its linears become views of the fused
+/// weights. Error for another dtype or device, or when memory does not suffice.
+std::unique_ptr<Decoder> make_decoder(const Llama& llama, const DecoderOptions& options);
+
+}  // namespace euromodal
