@@ -45,11 +45,11 @@ EM_DEVICE void store16(T* p, const Vec16<T>& v) {
   *reinterpret_cast<Vec16<T>*>(p) = v;
 }
 
-/// For what is read once: does not stay in L1, first to leave L2.
+/// For what is read once: does not stay in L1.
 EM_DEVICE uint4 load16_streaming(const void* p) {
 #if defined(__CUDA_ARCH__)
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.L2::evict_first.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(p));
   return v;

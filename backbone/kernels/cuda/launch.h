@@ -49,9 +49,17 @@ cudaError_t launch_dependent(void (*kernel)(Parameters...), dim3 grid, dim3 bloc
 }
 
 /// All writes of the kernels before this one are visible from here on. Free in a plain launch.
-EM_DEVICE void wait_for_predecessor() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+EM_DEVICE void wait_for_predecessor() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 /// The next kernel may start now (it still waits for this one's end before it reads).
-EM_DEVICE void release_successor() { asm volatile("griddepcontrol.launch_dependents;"); }
+EM_DEVICE void release_successor() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
 
 }  // namespace euromodal
 

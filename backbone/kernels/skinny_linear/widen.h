@@ -1,0 +1,111 @@
+// widen.h — codes to bf16 pairs in registers: the weight formats of skinny_linear. 16 bytes of a
+// row in a lane become the A fragments of `kSteps` tensor core steps; which k they belong to is
+// `place`, by which x is laid out too.
+#pragma once
+#include "backbone/kernels/cuda/device.h"
+
+namespace euromodal {
+
+EM_DEVICE uint32_t subtract_bf16x2(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  uint32_t out;
+  asm("{ .reg .b32 m; mov.b32 m, 0xbf80bf80; fma.rn.bf16x2 %0, %2, m, %1; }"
+      : "=r"(out)
+      : "r"(a), "r"(b));
+  return out;
+#else
+  const auto half = [](uint32_t x, uint32_t y) {
+    const float d = __uint_as_float(x << 16) - __uint_as_float(y << 16);
+    return __float_as_uint(to_float(from_float<Bf16>(d))) >> 16;
+  };
+  return half(a & 0xffffU, b & 0xffffU) | (half(a >> 16, b >> 16) << 16);
+#endif
+}
+
+/// Times 2^120, exact.
+EM_DEVICE uint32_t raise_bf16x2(uint32_t a) {
+#if defined(__CUDA_ARCH__)
+  uint32_t out;
+  asm("{ .reg .b32 p, z; mov.b32 p, 0x7b807b80; mov.b32 z, 0x80008000; fma.rn.bf16x2 %0, %1, p, z; "
+      "}"
+      : "=r"(out)
+      : "r"(a));
+  return out;
+#else
+  const auto half = [](uint32_t x) {
+    return __float_as_uint(__uint_as_float(x << 16) * 1.329227995784916e36F) >> 16;
+  };
+  return half(a & 0xffffU) | (half(a >> 16) << 16);
+#endif
+}
+
+struct WidenBf16 {
+  static constexpr int kElements = 8;  // in 16 bytes
+  static constexpr int kSteps = 2;     // of 16 k over 4 lanes
+  static constexpr bool kGroups = false;
+  /// Where element e of a lane's elements stands among its fragments.
+  EM_HOST_DEVICE static int place(int e) { return e; }
+  /// a0 and a2 of step s.
+  EM_DEVICE static void step(const uint4& w, int s, uint32_t /*zero*/, uint32_t& low,
+                             uint32_t& high) {
+    low = s == 0 ? w.x : w.z;
+    high = s == 0 ? w.y : w.w;
+  }
+};
+
+EM_DEVICE uint32_t word_of(const uint4& w, int i) {
+  return i == 0 ? w.x : i == 1 ? w.y : i == 2 ? w.z : w.w;
+}
+
+/// Bytes 0 and 2 of a word make the first pair, 1 and 3 the second.
+EM_HOST_DEVICE int place_bytes(int e) {
+  const int in = e % 4;
+  return e - in + (in == 1 ? 2 : in == 2 ? 1 : in);
+}
+
+struct WidenInt8 {
+  static constexpr int kElements = 16, kSteps = 4;
+  static constexpr bool kGroups = false;
+  EM_HOST_DEVICE static int place(int e) { return place_bytes(e); }
+  // 0x4300 is 128: or-ing the lower seven bits adds them; 128 | 0x80 is 256, what the sign takes
+  // off.
+  EM_DEVICE static uint32_t pair(uint32_t v) {
+    return subtract_bf16x2((v & 0x007f007fU) | 0x43004300U, (v & 0x00800080U) | 0x43004300U);
+  }
+  EM_DEVICE static void step(const uint4& w, int s, uint32_t /*zero*/, uint32_t& low,
+                             uint32_t& high) {
+    const uint32_t v = word_of(w, s);
+    low = pair(v);
+    high = pair(v >> 8);
+  }
+};
+
+struct WidenFp8 {
+  static constexpr int kElements = 16, kSteps = 4;
+  static constexpr bool kGroups = false;
+  EM_HOST_DEVICE static int place(int e) { return place_bytes(e); }
+  // s eeee mmm as the bits of a bf16 is the number times 2^-120, subnormal ones too.
+  EM_DEVICE static void step(const uint4& w, int s, uint32_t /*zero*/, uint32_t& low,
+                             uint32_t& high) {
+    const uint32_t v = word_of(w, s);
+    low = raise_bf16x2(((v << 4) & 0x07f007f0U) | ((v << 8) & 0x80008000U));
+    high = raise_bf16x2(((v >> 4) & 0x07f007f0U) | (v & 0x80008000U));
+  }
+};
+
+struct WidenInt4 {
+  static constexpr int kElements = 32, kSteps = 8;
+  static constexpr bool kGroups = true;
+  EM_HOST_DEVICE static int place(int e) {
+    const int in = e % 8;
+    return e - in + (in % 4) * 2 + in / 4;
+  }
+  /// zero: (128 + zero point) twice, bf16.
+  EM_DEVICE static void step(const uint4& w, int s, uint32_t zero, uint32_t& low, uint32_t& high) {
+    const uint32_t v = word_of(w, s / 2) >> (s % 2 == 0 ? 0 : 8);
+    low = subtract_bf16x2((v & 0x000f000fU) | 0x43004300U, zero);
+    high = subtract_bf16x2(((v >> 4) & 0x000f000fU) | 0x43004300U, zero);
+  }
+};
+
+}  // namespace euromodal
