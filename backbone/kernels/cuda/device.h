@@ -148,4 +148,43 @@ EM_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&
 #endif
 }
 
+/// An 8 x 8 matrix of 16-bit numbers, row lane / 4, columns 2 (lane % 4) and the next, transposed.
+EM_DEVICE uint32_t transpose_8x8(uint32_t v) {
+#if defined(__CUDA_ARCH__)
+  uint32_t out;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
+  return out;
+#elif !defined(__CUDACC__)
+  const unsigned char* slots = emulation::exchange(0xffffffffU, &v, sizeof(v));
+  const unsigned g = emulation::lane() / 4, c = emulation::lane() % 4;
+  uint32_t out = 0;
+  for (unsigned i = 0; i < 2; ++i) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, slots + size_t{64} * ((2 * c + i) * 4 + g / 2), 4);
+    out |= (g % 2 != 0U ? bits >> 16 : bits & 0xffffU) << (16 * i);
+  }
+  emulation::release(0xffffffffU);
+  return out;
+#else
+  return v;
+#endif
+}
+
+/// Two floats as a bf16 pair, `low` in the lower half.
+EM_DEVICE uint32_t pack_bf16x2(float low, float high) {
+#if defined(__CUDA_ARCH__)
+  uint32_t out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+#else
+  const auto bits = [](float v) {
+    const Bf16 rounded = from_float<Bf16>(v);
+    uint16_t out = 0;
+    std::memcpy(&out, &rounded, 2);
+    return static_cast<uint32_t>(out);
+  };
+  return bits(low) | (bits(high) << 16);
+#endif
+}
+
 }  // namespace euromodal

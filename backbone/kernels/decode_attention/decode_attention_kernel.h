@@ -1,0 +1,41 @@
+// decode_attention_kernel.h — attention of one new token per sequence over keys and values in
+// pages, with grouped-query heads: every key and value is read once for all query heads of its
+// group, split over blocks along the sequence (flash-decoding, Dao et al. 2023). B sequences, H
+// query heads, K key/value heads, N head width, P positions a page.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include <cuda_runtime_api.h>
+
+#include "backbone/kernels/cuda/dtype.h"
+
+namespace euromodal {
+
+struct DecodeAttentionArgs {
+  const void* q_BHN = nullptr;    // bf16
+  const void* k_pages = nullptr;  // [pages, K, P, N] of one layer
+  const void* v_pages = nullptr;
+  DType kv_type = DType::kBf16;       // or kFp8E4M3 (N = 128): value = stored · scale
+  const float* kv_scale_2 = nullptr;  // fp8: of keys, of values
+  const int32_t* length_B = nullptr;  // keys of each sequence, on the device; 0: the result is zero
+  const int32_t* page_table_BP = nullptr;  // [B, max_pages]
+  int64_t max_pages = 0;
+  void* y_BHN = nullptr;  // bf16
+  /// decode_attention_workspace() floats, zero before the first call; every call leaves them fit
+  /// for the next.
+  float* workspace = nullptr;
+  int64_t B = 0, H = 0, K = 0, N = 0, page_size = 0;
+  float scale = 0.0F;
+  int splits = 1;  // blocks along a sequence; what a sequence is too short for ends at once
+  bool dependent = false;
+};
+
+/// Blocks along a sequence that fill the device without making parts too small.
+int decode_attention_splits(int64_t B, int64_t K, int64_t max_length, int multiprocessors);
+size_t decode_attention_workspace(int64_t B, int64_t H, int64_t K, int64_t N, int splits);
+/// cudaErrorInvalidValue: N not 64 or 128, P no multiple of 16, H no multiple of K, splits
+/// above 64. A row's bits depend on the number of splits, on no other row.
+cudaError_t decode_attention(const DecodeAttentionArgs& args, cudaStream_t stream) noexcept;
+
+}  // namespace euromodal
