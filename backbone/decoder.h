@@ -1,7 +1,7 @@
 // decoder.h — a text backbone made ready to decode on a CUDA device: weights fused (q, k, v; gate,
 // up) and, if wanted, quantised, keys and values in pages, one step of all sequences as a CUDA
-// graph, tokens drawn on the device. Slots hold sequences; a step advances the first B of them
-// together.
+// graph, the most likely token found on the device. Slots hold sequences; a step advances the first
+// B of them together.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -25,14 +25,6 @@ struct DecoderOptions {
   bool graphs = true;      // false: the same kernels launched one by one
 };
 
-/// How the device draws; temperature 0: the most likely token (the lowest id of equals).
-struct DeviceSampling {
-  double temperature = 0.0;
-  int64_t top_k = 0;  // 0: off
-  double top_p = 1.0, min_p = 0.0;
-  uint64_t seed = 0;
-};
-
 class Decoder {
  public:
   virtual ~Decoder() = default;
@@ -40,12 +32,11 @@ class Decoder {
   /// Fills a slot with a prompt [T, D] bf16 (its former sequence is forgotten). The logits behind
   /// its last row become the slot's. `longest`: positions that it may reach; Error when the pages
   /// that are left do not hold them.
-  virtual void prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest,
-                       const DeviceSampling& sampling) = 0;
+  virtual void prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest) = 0;
   /// Empties a slot and gives its pages back.
   virtual void release(int64_t slot) = 0;
-  /// Draws the next token of each of the first `count` slots from its logits; on the device, read
-  /// by `tokens`.
+  /// The most likely next token of each of the first `count` slots, by its logits (the lowest id of
+  /// equals); on the device, read by `tokens`.
   virtual void draw(int64_t count) = 0;
   /// The tokens of the last draw, [count]; waits for that draw alone, not for steps behind it. -1:
   /// an empty slot.

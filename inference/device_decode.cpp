@@ -44,10 +44,9 @@ int64_t choose_on_host(const Decoder& decoder, const Sequence& sequence,
 }  // namespace
 
 bool draws_on_device(const GenerateOptions& options) {
-  return options.typical_p >= 1.0 && options.repetition_penalty == 1.0 &&
-         options.presence_penalty == 0.0 && options.frequency_penalty == 0.0 &&
-         options.no_repeat_ngram == 0 && options.logit_bias.empty() && !options.grammar &&
-         options.logprobs < 0;
+  return options.greedy && options.repetition_penalty == 1.0 && options.presence_penalty == 0.0 &&
+         options.frequency_penalty == 0.0 && options.no_repeat_ngram == 0 &&
+         options.logit_bias.empty() && !options.grammar && options.logprobs < 0;
 }
 
 Generated decode_on_device(const at::Tensor& prompt_emb_TD, Sequence sequence, int64_t budget,
@@ -58,12 +57,7 @@ Generated decode_on_device(const at::Tensor& prompt_emb_TD, Sequence sequence, i
   const bool on_device = draws_on_device(options);
   Generated out;
   const auto start = Clock::now();
-  decoder.prefill(0, prompt_emb_TD, prompt_emb_TD.size(0) + budget,
-                  {.temperature = options.greedy ? 0.0 : options.temperature,
-                   .top_k = options.top_k,
-                   .top_p = options.top_p,
-                   .min_p = options.min_p,
-                   .seed = options.seed});
+  decoder.prefill(0, prompt_emb_TD, prompt_emb_TD.size(0) + budget);
   auto first = Clock::now();  // until the first token: prefill
   for (int64_t step = 0; step < budget; ++step) {
     if (options.interrupted && options.interrupted()) {

@@ -11,8 +11,7 @@
 
 namespace euromodal {
 
-/// Does the device know all rules that `options` ask for? (Greedy, temperature, top-k, top-p,
-/// min-p.)
+/// Does the device know all rules that `options` ask for? (The most likely token, nothing else.)
 bool draws_on_device(const GenerateOptions& options);
 
 /// Prompt rows prompt_emb_TD [T, D] in, `budget` new tokens at most; options.decoder is not null.

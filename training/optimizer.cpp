@@ -9,7 +9,6 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/ranges.h>
 
-#include "backbone/kernels/cuda_ops.h"
 #include "training/muon.h"
 
 namespace euromodal {
@@ -100,17 +99,11 @@ void Optimizer::step_adamw(const GroupOptions& options, size_t index, double lr,
                     static_cast<float>(options.eps)};
   const FlatBucket& bucket = buffer_->buckets()[index];
   if (buffer_->on_cuda()) {
-    cuda_ops().adamw({.master = bucket.master,
-                      .gradient = bucket.gradient,
-                      .first = first_[index],
-                      .second = second_[index],
-                      .scale = s.scale,
-                      .beta1 = s.beta1,
-                      .beta2 = s.beta2,
-                      .decay = s.decay,
-                      .step_size = s.step_size,
-                      .root_correction = s.root_correction,
-                      .eps = s.eps});
+    const at::Tensor gradient = bucket.gradient * s.scale;
+    first_[index].lerp_(gradient, 1.0F - s.beta1);
+    second_[index].mul_(s.beta2).addcmul_(gradient, gradient, 1.0F - s.beta2);
+    bucket.master.mul_(s.decay).addcdiv_(
+        first_[index], second_[index].sqrt().div_(s.root_correction).add_(s.eps), -s.step_size);
     return;
   }
   float* p = bucket.master.mutable_data_ptr<float>();

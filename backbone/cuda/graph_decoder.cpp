@@ -11,10 +11,11 @@
 #include <c10/core/GradMode.h>
 
 #include "backbone/cuda/launch_check.h"
+#include "backbone/cuda/operators.h"
+#include "backbone/kernels/argmax/argmax_kernel.h"
 #include "backbone/kernels/decode_attention/decode_attention_kernel.h"
 #include "backbone/kernels/ops.h"
 #include "backbone/kernels/rope_store/rope_store_kernel.h"
-#include "backbone/kernels/sample_token/sample_token_kernel.h"
 #include "backbone/kernels/to_device.h"
 #include "core/error.h"
 
@@ -68,14 +69,10 @@ GraphDecoder::GraphDecoder(const Llama& llama, const DecoderOptions& options)
   int64_t floats = 0;
   for (int64_t B = 1; B < 2 * S; B *= 2) {
     const int64_t rows = std::min(B, S);
-    floats = std::max(floats, static_cast<int64_t>(
-                                  decode_attention_workspace(rows, H, K, N, splits_of(rows))));
+    floats = std::max(
+        floats, static_cast<int64_t>(decode_attention_workspace(rows, H, K, N, splits_of(rows))));
   }
   attention_workspace_ = at::zeros({floats}, f32);  // zeros: blocks count there
-  sampling_S_ = at::zeros({S, static_cast<int64_t>(sizeof(SampleParams))}, bf16.dtype(at::kByte));
-  draw_S_ = at::zeros({S}, i64);
-  draw_workspace_ = at::zeros({static_cast<int64_t>(sample_token_workspace(S, config_.vocab_size))},
-                              bf16.dtype(at::kByte));
   drawn_host_S_ = at::zeros({S}, at::TensorOptions().dtype(at::kLong).pinned_memory(true));
   if (options.graphs) capture();
 }
@@ -110,8 +107,7 @@ void GraphDecoder::capture() {
   side.synchronize();
 }
 
-void GraphDecoder::prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest,
-                           const DeviceSampling& sampling) {
+void GraphDecoder::prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest) {
   const c10::NoGradGuard no_grad;
   const int64_t T = emb_TD.size(0);
   check(T >= 1 && longest >= T, "a prompt of {} rows for a sequence of at most {}", T, longest);
@@ -121,16 +117,6 @@ void GraphDecoder::prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longe
   const at::Tensor hidden_TD = llama_.forward_cached(emb_TD, cache);
   cache_.fill(slot, cache);
   logits_SV_.narrow(0, slot, 1).copy_(llama_.logits(hidden_TD.narrow(0, T - 1, 1)));
-  const SampleParams params{.temperature = static_cast<float>(sampling.temperature),
-                            .top_k = static_cast<int32_t>(sampling.top_k),
-                            .top_p = static_cast<float>(sampling.top_p),
-                            .min_p = static_cast<float>(sampling.min_p),
-                            .seed = sampling.seed};
-  at::Tensor bytes = at::empty({static_cast<int64_t>(sizeof(params))},
-                               at::TensorOptions().dtype(at::kByte).pinned_memory(true));
-  std::memcpy(bytes.mutable_data_ptr(), &params, sizeof(params));
-  sampling_S_.select(0, slot).copy_(bytes, /*non_blocking=*/true);
-  draw_S_.select(0, slot).zero_();
   position_S_.select(0, slot).fill_(T);
   length_S_.select(0, slot).fill_(T + 1);
   active_S_.select(0, slot).fill_(1);
@@ -147,16 +133,13 @@ void GraphDecoder::release(int64_t slot) {
 }
 
 void GraphDecoder::draw(int64_t count) {
-  SampleTokenArgs args{};
-  args.logits_BV = logits_SV_.mutable_data_ptr<float>();
-  args.params_B = static_cast<const SampleParams*>(sampling_S_.const_data_ptr());
-  args.step_B = draw_S_.mutable_data_ptr<int64_t>();
+  ArgmaxArgs args;
+  args.logits_BV = logits_SV_.const_data_ptr<float>();
   args.token_B = token_S_.mutable_data_ptr<int64_t>();
   args.active_B = active_S_.const_data_ptr<int32_t>();
-  args.workspace = draw_workspace_.mutable_data_ptr();
   args.B = count;
   args.V = config_.vocab_size;
-  check_launch(sample_token(args, stream()), "sample_token");
+  check_launch(argmax(args, stream()), "argmax");
   drawn_host_S_.narrow(0, 0, count).copy_(token_S_.narrow(0, 0, count), /*non_blocking=*/true);
   drawn_.record(c10::cuda::getCurrentCUDAStream());
   drawn_count_ = count;
@@ -329,6 +312,10 @@ int64_t GraphDecoder::weight_bytes() const {
   for (const DecodeBlock& block : blocks_)
     bytes += block.qkv.bytes() + block.o.bytes() + block.gate_up.bytes() + block.down.bytes();
   return bytes;
+}
+
+std::unique_ptr<Decoder> cuda::make_decoder(const Llama& llama, const DecoderOptions& options) {
+  return std::make_unique<GraphDecoder>(llama, options);
 }
 
 }  // namespace euromodal

@@ -19,8 +19,7 @@ class GraphDecoder final : public Decoder {
  public:
   GraphDecoder(const Llama& llama, const DecoderOptions& options);
 
-  void prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest,
-               const DeviceSampling& sampling) override;
+  void prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest) override;
   void release(int64_t slot) override;
   void draw(int64_t count) override;
   std::vector<int64_t> tokens() override;
@@ -34,7 +33,7 @@ class GraphDecoder final : public Decoder {
  private:
   int64_t bucket_of(int64_t count) const;
   int splits_of(int64_t B) const;  // of the attention
-  void run(int64_t bucket);  // the step's kernels on the current stream
+  void run(int64_t bucket);        // the step's kernels on the current stream
   void block(int64_t index, int64_t B);
   void linear(const DecodeLinear& layer, SkinnyLinearArgs args, int64_t B);
   void wide_linear(const DecodeLinear& layer, const SkinnyLinearArgs& args, int64_t B);
@@ -56,8 +55,7 @@ class GraphDecoder final : public Decoder {
   at::Tensor slot_S_;                            // i32 0, 1, 2, ...
   at::Tensor logits_SV_, h_SD_, qkv_SO_, q_SHN_, mixed_SHN_, inner_SF_, attention_workspace_;
 
-  at::Tensor sampling_S_, draw_S_, draw_workspace_;  // SampleParams; i64 draws so far
-  at::Tensor drawn_host_S_;                          // pinned
+  at::Tensor drawn_host_S_;  // pinned
   at::cuda::CUDAEvent drawn_;
   int64_t drawn_count_ = 0;
 

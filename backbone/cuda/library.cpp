@@ -2,6 +2,7 @@
 // operators.h. Only this folder and the .cu files see CUDA; the library is loaded by open_device()
 // (backbone/device.cpp).
 #include "backbone/cuda/operators.h"
+#include "backbone/decoder.h"
 #include "backbone/device.h"
 #include "backbone/kernels/cuda_ops.h"
 
@@ -14,6 +15,7 @@ const euromodal::CudaOps* euromodal_cuda_ops() {
   static const euromodal::CudaOps ops{
       .rms_norm_forward = &cuda::rms_norm_forward,
       .rms_norm_backward = &cuda::rms_norm_backward,
+      .make_decoder = &cuda::make_decoder,
   };
   return &ops;
 }

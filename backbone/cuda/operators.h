@@ -14,4 +14,7 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& dy_TD,
                                                      const at::Tensor& weight_D,
                                                      const at::Tensor& inv_rms_T);
 
+// graph_decoder.cpp
+std::unique_ptr<Decoder> make_decoder(const Llama& llama, const DecoderOptions& options);
+
 }  // namespace euromodal::cuda

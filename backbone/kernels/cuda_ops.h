@@ -12,12 +12,6 @@ class Decoder;
 class Llama;
 struct DecoderOptions;
 
-/// One AdamW update of flat f32 buffers in place: training/optimizer.cpp has the formula.
-struct AdamWUpdate {
-  at::Tensor master, gradient, first, second;  // [n] f32
-  float scale, beta1, beta2, decay, step_size, root_correction, eps;
-};
-
 struct CudaOps {
   /// x_TD, weight_D (f32 or bf16, contiguous, on one CUDA device) -> y_TD, and 1/rms of each row
   /// [T] f32.
@@ -29,7 +23,6 @@ struct CudaOps {
                                                           const at::Tensor& x_TD,
                                                           const at::Tensor& weight_D,
                                                           const at::Tensor& inv_rms_T) = nullptr;
-  void (*adamw)(const AdamWUpdate& update) = nullptr;
   /// See backbone/decoder.h.
   std::unique_ptr<Decoder> (*make_decoder)(const Llama& llama,
                                            const DecoderOptions& options) = nullptr;

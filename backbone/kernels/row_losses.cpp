@@ -18,6 +18,7 @@ double row_losses_sum(const A* loss, int64_t count) {
 
 at::Tensor sum_row_losses(const at::Tensor& row_loss_R, const Segments& rows) {
   const bool wide = row_loss_R.scalar_type() == at::kDouble;
+  if (row_loss_R.is_cuda()) return row_loss_R.sum(at::kDouble).to(row_loss_R.scalar_type());
   const auto sum = [&](int64_t begin, int64_t count) {
     return wide ? row_losses_sum(row_loss_R.const_data_ptr<double>() + begin, count)
                 : row_losses_sum(row_loss_R.const_data_ptr<float>() + begin, count);

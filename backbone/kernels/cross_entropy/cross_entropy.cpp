@@ -90,7 +90,27 @@ struct LossRun {
   void chunk(int64_t begin, int64_t count, LossWanted wanted, bool aligned, at::Tensor& dweight) {
     const at::Tensor h_CD = aligned ? aligned_rows(args.hidden_RD, begin, count)
                                     : args.hidden_RD.narrow(0, begin, count);
-    const at::Tensor z_CV = at::mm(h_CD, args.weight_VD.t()).to(wide);
+    at::Tensor z_CV = at::mm(h_CD, args.weight_VD.t()).to(wide);
+    if (z_CV.is_cuda()) {
+      z_CV = device_rows(z_CV, begin, wanted.dhidden || wanted.dweight);
+    } else {
+      host_rows(z_CV, begin, wanted.dhidden || wanted.dweight);
+    }
+    const at::Tensor dz_CV = z_CV.to(args.hidden_RD.scalar_type());
+    if (wanted.dhidden) out.dhidden_RD.narrow(0, begin, count).copy_(at::mm(dz_CV, args.weight_VD));
+    if (wanted.dweight) {
+      if (!dweight.defined())
+        dweight = at::mm(dz_CV.t(), h_CD).to(wide);
+      else if (dweight.scalar_type() == dz_CV.scalar_type())
+        dweight.addmm_(dz_CV.t(), h_CD);
+      else
+        dweight.add_(at::mm(dz_CV.t(), h_CD));
+    }
+  }
+
+  // Losses of the chunk's rows; z_CV becomes its own gradient where `grads`.
+  void host_rows(const at::Tensor& z_CV, int64_t begin, bool grads) {
+    const int64_t count = z_CV.size(0);
     const auto run = [&](auto zero) {
       using A = decltype(zero);
       const LossRowsArgs<A> all{
@@ -103,7 +123,7 @@ struct LossRun {
           z_CV.size(1),
           static_cast<A>(args.label_smoothing),
           static_cast<A>(args.z_loss),
-          wanted.dhidden || wanted.dweight};
+          grads};
       at::parallel_for(0, count, /*grain_size=*/8, [&](int64_t first, int64_t last) {
         LossRowsArgs<A> part = all;
         part.begin = first;
@@ -112,16 +132,26 @@ struct LossRun {
       });
     };
     wide == at::kDouble ? run(double{}) : run(float{});
-    const at::Tensor dz_CV = z_CV.to(args.hidden_RD.scalar_type());
-    if (wanted.dhidden) out.dhidden_RD.narrow(0, begin, count).copy_(at::mm(dz_CV, args.weight_VD));
-    if (wanted.dweight) {
-      if (!dweight.defined())
-        dweight = at::mm(dz_CV.t(), h_CD).to(wide);
-      else if (dweight.scalar_type() == dz_CV.scalar_type())
-        dweight.addmm_(dz_CV.t(), h_CD);
-      else
-        dweight.add_(at::mm(dz_CV.t(), h_CD));
-    }
+  }
+
+  // The same with LibTorch's operators on a GPU -> the gradient, or z_CV.
+  at::Tensor device_rows(at::Tensor z_CV, int64_t begin, bool grads) {
+    const int64_t count = z_CV.size(0);
+    const at::Tensor label_C1 = args.labels_R.narrow(0, begin, count).unsqueeze(1);
+    const at::Tensor lse_C = z_CV.logsumexp(1);
+    at::Tensor loss_C = lse_C - (1.0 - args.label_smoothing) * z_CV.gather(1, label_C1).squeeze(1);
+    if (args.label_smoothing > 0.0) loss_C = loss_C - args.label_smoothing * z_CV.mean(1);
+    if (args.z_loss > 0.0) loss_C = loss_C + args.z_loss * lse_C.square();
+    const at::Tensor weight_C =
+        row_weight_R.defined() ? row_weight_R.narrow(0, begin, count) : at::ones_like(lse_C);
+    out.row_loss_R.narrow(0, begin, count).copy_(weight_C * loss_C);
+    if (!grads) return z_CV;
+    const at::Tensor factor_C1 = (weight_C * (1.0 + 2.0 * args.z_loss * lse_C)).unsqueeze(1);
+    z_CV.sub_(lse_C.unsqueeze(1)).exp_().mul_(factor_C1);
+    if (args.label_smoothing > 0.0)
+      z_CV.sub_(
+          (weight_C * (args.label_smoothing / static_cast<double>(z_CV.size(1)))).unsqueeze(1));
+    return z_CV.scatter_add_(1, label_C1, (weight_C * (args.label_smoothing - 1.0)).unsqueeze(1));
   }
 
   // One sample (or all rows as one); its weight gradient is rounded to the weight's dtype.
@@ -183,16 +213,20 @@ void loss_check(const CrossEntropyArgs& args, const Segments& rows) {
   check_shape(args.hidden_RD, {-1, -1}, op, "hidden_RD");
   const int64_t count = args.hidden_RD.size(0);
   check_shape(args.weight_VD, {-1, args.hidden_RD.size(1)}, op, "weight_VD");
-  check_like(args.weight_VD, args.hidden_RD, op, "weight_VD");
+  check_same(args.weight_VD, args.hidden_RD, op, "weight_VD");
   check_shape(args.labels_R, {count}, op, "labels_R");
-  check(args.labels_R.scalar_type() == at::kLong && args.labels_R.is_cpu(),
-        "{}: labels_R must be Long on the CPU", op);
+  check(
+      args.labels_R.scalar_type() == at::kLong && args.labels_R.device() == args.hidden_RD.device(),
+      "{}: labels_R must be Long on {}", op, args.hidden_RD.device().str());
   if (args.row_weight_R.defined()) check_shape(args.row_weight_R, {count}, op, "row_weight_R");
   check(args.label_smoothing >= 0.0 && args.label_smoothing < 1.0,
         "{}: label_smoothing is {}, expected [0, 1)", op, args.label_smoothing);
   check(args.z_loss >= 0.0, "{}: z_loss is {}, expected 0 or more", op, args.z_loss);
   check(args.chunk_rows > 0, "{}: chunk_rows is {}, expected 1 or more", op, args.chunk_rows);
   if (rows.per_sample) check_segments(rows, count, op);
+  check(args.hidden_RD.is_cpu() || !rows.per_sample,
+        "{}: sums sample by sample have a CPU implementation only", op);
+  if (!args.labels_R.is_cpu()) return;  // not looked at: no wait
   const int64_t* labels = args.labels_R.const_data_ptr<int64_t>();
   for (int64_t r = 0; r < count; ++r)
     check<DataError>(labels[r] >= 0 && labels[r] < args.weight_VD.size(0),

@@ -76,10 +76,10 @@ struct EmbeddingFunction final : torch::autograd::Function<EmbeddingFunction> {
 at::Tensor embedding(const at::Tensor& table_VD, const at::Tensor& ids_T, const Segments& rows) {
   check_shape(table_VD, {-1, -1}, "embedding", "table_VD");
   check_shape(ids_T, {-1}, "embedding", "ids_T");
-  check_like(table_VD, table_VD, "embedding", "table_VD");
   check(ids_T.scalar_type() == at::kLong, "embedding: ids_T is {}, expected Long",
         c10::toString(ids_T.scalar_type()));
   if (rows.per_sample) check_segments(rows, ids_T.size(0), "embedding");
+  if (table_VD.is_cuda() && needs_graph(table_VD)) return at::embedding(table_VD, ids_T);
   if (!needs_graph(table_VD)) return table_VD.index_select(0, ids_T);
   return EmbeddingFunction::apply(table_VD, ids_T, rows);
 }

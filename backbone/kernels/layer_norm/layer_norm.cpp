@@ -41,9 +41,10 @@ at::Tensor layer_norm(const at::Tensor& x_TD, const at::Tensor& weight_D, const 
   check_shape(x_TD, {-1, -1}, "layer_norm", "x_TD");
   check_shape(weight_D, {x_TD.size(1)}, "layer_norm", "weight_D");
   check_shape(bias_D, {x_TD.size(1)}, "layer_norm", "bias_D");
-  check_like(weight_D, x_TD, "layer_norm", "weight_D");
-  check_like(bias_D, x_TD, "layer_norm", "bias_D");
+  check_same(weight_D, x_TD, "layer_norm", "weight_D");
+  check_same(bias_D, x_TD, "layer_norm", "bias_D");
   if (rows.per_sample) check_segments(rows, x_TD.size(0), "layer_norm");
+  if (x_TD.is_cuda()) return at::layer_norm(x_TD, {x_TD.size(1)}, weight_D, bias_D, eps);
   if (!needs_graph(x_TD, weight_D, bias_D))
     return norm_forward(x_TD, weight_D, bias_D, eps, /*centre=*/true).y_TD;
   return LayerNormFunction::apply(x_TD, weight_D, bias_D, eps, rows);

@@ -8,6 +8,7 @@
 
 #include "backbone/kernels/autograd.h"
 #include "backbone/kernels/checks.h"
+#include "backbone/kernels/rope/rope_ref.h"
 #include "backbone/kernels/simd.h"
 
 namespace euromodal {
@@ -106,7 +107,6 @@ struct RopeFunction final : torch::autograd::Function<RopeFunction> {
 
 at::Tensor rope(const at::Tensor& x_THN, const RopeTable& table, const at::Tensor& positions_T) {
   check_shape(x_THN, {-1, -1, -1}, "rope", "x_THN");
-  check_like(x_THN, x_THN, "rope", "x_THN");
   const int64_t positions = table.cos_PN.size(0), width = x_THN.size(2);
   check(width % 2 == 0, "rope: the head width is {}, expected an even number", width);
   check_shape(table.cos_PN, {-1, width}, "rope", "cos_PN");
@@ -114,8 +114,10 @@ at::Tensor rope(const at::Tensor& x_THN, const RopeTable& table, const at::Tenso
   check(table.cos_PN.scalar_type() == at::kFloat && table.sin_PN.scalar_type() == at::kFloat,
         "rope: the tables must be f32");
   check_shape(positions_T, {x_THN.size(0)}, "rope", "positions_T");
-  check(positions_T.scalar_type() == at::kLong && positions_T.is_cpu(),
-        "rope: positions_T must be Long on the CPU");
+  check(positions_T.scalar_type() == at::kLong && positions_T.device() == x_THN.device(),
+        "rope: positions_T must be Long on {}", x_THN.device().str());
+  if (x_THN.is_cuda())
+    return rope_ref(x_THN, table, positions_T);  // positions are not checked: no wait
   const RopeTable rows{table.cos_PN.contiguous(), table.sin_PN.contiguous()};
   const at::Tensor wanted_T = positions_T.contiguous();
   const int64_t* p = wanted_T.const_data_ptr<int64_t>();

@@ -9,6 +9,7 @@
 #include "backbone/kernels/autograd.h"
 #include "backbone/kernels/checks.h"
 #include "backbone/kernels/simd.h"
+#include "backbone/kernels/swiglu/swiglu_ref.h"
 
 namespace euromodal {
 
@@ -105,7 +106,8 @@ struct SwigluFunction final : torch::autograd::Function<SwigluFunction> {
 at::Tensor swiglu(const at::Tensor& gate_TF, const at::Tensor& up_TF) {
   check_shape(gate_TF, {-1, -1}, "swiglu", "gate_TF");
   check_shape(up_TF, gate_TF.sizes(), "swiglu", "up_TF");
-  check_like(up_TF, gate_TF, "swiglu", "up_TF");
+  check_same(up_TF, gate_TF, "swiglu", "up_TF");
+  if (gate_TF.is_cuda()) return swiglu_ref(gate_TF, up_TF);  // LibTorch's own two kernels
   if (!needs_graph(gate_TF, up_TF)) return swiglu_forward(gate_TF, up_TF);
   return SwigluFunction::apply(gate_TF, up_TF);
 }
