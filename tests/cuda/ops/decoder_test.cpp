@@ -27,6 +27,7 @@ struct Model {
     config.head_dim = 128;
     config.vocab_size = 1000;
     config.max_positions = 512;
+    config.rms_norm_eps = 1e-5;
     config.rope.head_dim = 128;
     config.rope.max_positions = 512;
     Weights weights = Weights::random(3, at::kBFloat16);

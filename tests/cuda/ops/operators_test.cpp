@@ -111,6 +111,7 @@ TEST(OperatorsOnGpuTest, GiveWhatTheCpuGives) {
             return linear_cross_entropy({.hidden_RD = x[0],
                                          .weight_VD = x[1],
                                          .labels_R = x[2],
+                                         .row_weight_R = {},
                                          .label_smoothing = smoothing,
                                          .z_loss = 1e-2,
                                          .chunk_rows = 16},
