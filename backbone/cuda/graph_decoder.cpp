@@ -70,7 +70,7 @@ GraphDecoder::GraphDecoder(const Llama& llama, const DecoderOptions& options)
   for (int64_t B = 1; B < 2 * S; B *= 2) {
     const int64_t rows = std::min(B, S);
     floats = std::max(
-        floats, static_cast<int64_t>(decode_attention_workspace(rows, H, K, N, splits_of(rows))));
+        floats, static_cast<int64_t>(decode_attention_workspace(rows, H, N, splits_of(rows))));
   }
   attention_workspace_ = at::zeros({floats}, f32);  // zeros: blocks count there
   drawn_host_S_ = at::zeros({S}, at::TensorOptions().dtype(at::kLong).pinned_memory(true));

@@ -15,6 +15,8 @@ namespace euromodal {
 namespace {
 
 constexpr int kWarps = 4, kKeys = 16, kHeads = 8, kMaxSplits = 64;
+constexpr int64_t kCounters =
+    8192;                        // at the workspace's start, whatever B is: calls of any B share it
 constexpr float kNone = -1e30F;  // below every score, and no NaN when subtracted from itself
 
 // How N numbers of a key lie in a lane: K by kElements (their fragments), V by vectors of 16 bytes.
@@ -243,8 +245,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   // One row of the workspace a (sequence, head, split): maximum, sum, N numbers.
   const float v_scale = a.kv_scale_2 != nullptr ? a.kv_scale_2[1] : 1.0F;
   constexpr int kRow = N + 2;
-  const int64_t counters = a.B * a.K * ((group + kHeads - 1) / kHeads);
-  float* rows = a.workspace + counters;
+  float* rows = a.workspace + kCounters;
   const auto row_of = [&](int head, int s) {
     return rows + (((b * a.H + kv_head * group + first + head) * a.splits) + s) * kRow;
   };
@@ -322,16 +323,16 @@ int decode_attention_splits(int64_t B, int64_t K, int64_t max_length, int multip
   return static_cast<int>(splits < 1 ? 1 : splits > kMaxSplits ? kMaxSplits : splits);
 }
 
-size_t decode_attention_workspace(int64_t B, int64_t H, int64_t K, int64_t N, int splits) {
-  const int64_t counters = B * K * ((H / K + kHeads - 1) / kHeads);
-  return static_cast<size_t>(counters + (splits > 1 ? B * H * splits * (N + 2) : 0));
+size_t decode_attention_workspace(int64_t B, int64_t H, int64_t N, int splits) {
+  return static_cast<size_t>(kCounters + (splits > 1 ? B * H * splits * (N + 2) : 0));
 }
 
 cudaError_t decode_attention(const DecodeAttentionArgs& a, cudaStream_t stream) noexcept {
   if (a.B == 0) return cudaSuccess;
   if (a.B < 0 || a.B > 65535 || a.K <= 0 || a.H <= 0 || a.H % a.K != 0 || a.H > 65535 ||
       a.page_size <= 0 || a.page_size % kKeys != 0 || a.splits < 1 || a.splits > kMaxSplits ||
-      (a.splits > 1 && a.workspace == nullptr))
+      (a.splits > 1 && a.workspace == nullptr) ||
+      a.B * a.K * ((a.H / a.K + kHeads - 1) / kHeads) > kCounters)
     return cudaErrorInvalidValue;
   if (a.kv_type == DType::kBf16 && a.N == 128) return launch<128, Bf16Cache<128>>(a, stream);
   if (a.kv_type == DType::kBf16 && a.N == 64) return launch<64, Bf16Cache<64>>(a, stream);

@@ -23,7 +23,7 @@ struct DecodeAttentionArgs {
   int64_t max_pages = 0;
   void* y_BHN = nullptr;  // bf16
   /// decode_attention_workspace() floats, zero before the first call; every call leaves them fit
-  /// for the next.
+  /// for the next, also for one of another B that needs no more of them.
   float* workspace = nullptr;
   int64_t B = 0, H = 0, K = 0, N = 0, page_size = 0;
   float scale = 0.0F;
@@ -33,7 +33,7 @@ struct DecodeAttentionArgs {
 
 /// Blocks along a sequence that fill the device without making parts too small.
 int decode_attention_splits(int64_t B, int64_t K, int64_t max_length, int multiprocessors);
-size_t decode_attention_workspace(int64_t B, int64_t H, int64_t K, int64_t N, int splits);
+size_t decode_attention_workspace(int64_t B, int64_t H, int64_t N, int splits);
 /// cudaErrorInvalidValue: N not 64 or 128, P no multiple of 16, H no multiple of K, splits
 /// above 64. A row's bits depend on the number of splits, on no other row.
 cudaError_t decode_attention(const DecodeAttentionArgs& args, cudaStream_t stream) noexcept;
