@@ -31,6 +31,12 @@ inline bool has_gpu() {
 }
 #endif
 
+/// Emulated, or asked for by EUROMODAL_SMALL_TESTS=1 (under compute-sanitizer): no large cases.
+inline bool small_sizes() {
+  const char* asked = std::getenv("EUROMODAL_SMALL_TESTS");  // NOLINT(concurrency-mt-unsafe)
+  return kEmulated || (asked != nullptr && asked[0] == '1');
+}
+
 class DeviceBuffer {
  public:
   explicit DeviceBuffer(const at::Tensor& cpu) : DeviceBuffer(cpu.sizes(), cpu.scalar_type()) {

@@ -31,37 +31,32 @@ struct Fp8Cache {
   using Widen = WidenFp8;
 };
 
-struct Part {      // of one split: what the warps of a block agree on
-  int begin, end;  // tiles of 16 keys
-};
-
-EM_DEVICE Part part_of(int length, int splits, int split) {
-  const int tiles = (length + kKeys - 1) / kKeys;
-  // Whole rounds of the warps where there is enough.
-  const int rounds = (tiles + kWarps - 1) / kWarps, each = (rounds + splits - 1) / splits * kWarps;
-  const int begin = split * each;
-  return {begin < tiles ? begin : tiles, begin + each < tiles ? begin + each : tiles};
+// Tiles of a split: whole rounds of the warps. Splits beyond the last key are empty.
+EM_DEVICE int tiles_per_split(int length, int splits) {
+  const int tiles = (length + kKeys - 1) / kKeys, rounds = (tiles + kWarps - 1) / kWarps;
+  return (rounds + splits - 1) / splits * kWarps;
 }
 
-// Where the keys of a tile of this lane's row lie, in elements of a layer's pages.
-EM_DEVICE int64_t key_at(const DecodeAttentionArgs& a, const int32_t* table, int kv_head, int key,
-                         int length) {
-  const int there =
-      key < length ? key : length - 1;  // keys beyond the end: finite numbers, not used
-  const auto size = static_cast<int>(a.page_size);
-  const int64_t page = table[there / size];
-  return ((page * a.K + kv_head) * size + there % size) * a.N;
+// Where a tile's first key lies, in elements of a layer's pages: pages are whole tiles.
+EM_DEVICE int64_t tile_at(const DecodeAttentionArgs& a, const int32_t* table, int kv_head,
+                          int tile) {
+  const int per_page = static_cast<int>(a.page_size) / kKeys, page = tile / per_page;
+  return ((table[page] * a.K + kv_head) * a.page_size + (tile - page * per_page) * kKeys) * a.N;
+}
+
+// Keys beyond the end read the last one: finite numbers, not used.
+EM_DEVICE int key_in_tile(int tile, int key, int length) {
+  return tile * kKeys + key < length ? key : length - 1 - tile * kKeys;
 }
 
 template <typename C>
-EM_DEVICE void load_keys(const DecodeAttentionArgs& a, const int32_t* table, int kv_head, int tile,
-                         int length, uint4 (&k)[2][C::kKVectors]) {
+EM_DEVICE void load_keys(const DecodeAttentionArgs& a, int64_t at, int tile, int length,
+                         uint4 (&k)[2][C::kKVectors]) {
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const auto* row = static_cast<const unsigned char*>(a.k_pages) +
-                      key_at(a, table, kv_head, tile * kKeys + g + 8 * h, length) * C::kBytes +
-                      c * 16;
+                      (at + key_in_tile(tile, g + 8 * h, length) * a.N) * C::kBytes + c * 16;
 #pragma unroll
     for (int v = 0; v < C::kKVectors; ++v) k[h][v] = load16_streaming(row + v * 64);
   }
@@ -69,14 +64,14 @@ EM_DEVICE void load_keys(const DecodeAttentionArgs& a, const int32_t* table, int
 
 // Keys 2c, 2c + 1, 2c + 8, 2c + 9; of each the g-th 16 bytes of every 128.
 template <typename C>
-EM_DEVICE void load_values(const DecodeAttentionArgs& a, const int32_t* table, int kv_head,
-                           int tile, int length, uint4 (&v)[4][C::kVVectors]) {
+EM_DEVICE void load_values(const DecodeAttentionArgs& a, int64_t at, int tile, int length,
+                           uint4 (&v)[4][C::kVVectors]) {
   const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const int key = tile * kKeys + 2 * c + i % 2 + 8 * (i / 2);
-    const auto* row = static_cast<const unsigned char*>(a.v_pages) +
-                      key_at(a, table, kv_head, key, length) * C::kBytes + g * 16;
+    const int key = key_in_tile(tile, 2 * c + i % 2 + 8 * (i / 2), length);
+    const auto* row =
+        static_cast<const unsigned char*>(a.v_pages) + (at + key * a.N) * C::kBytes + g * 16;
 #pragma unroll
     for (int u = 0; u < C::kVVectors; ++u) v[i][u] = load16_streaming(row + u * 128);
   }
@@ -176,26 +171,33 @@ __global__ void __launch_bounds__(kWarps * 32)
   wait_for_predecessor();
   release_successor();
   const int length = a.length_B[b];
-  const Part part = part_of(length, a.splits, split);
+  const int tiles = (length + kKeys - 1) / kKeys, each = tiles_per_split(length, a.splits);
+  const int used = each > 0 ? (tiles + each - 1) / each : 1;  // splits that have keys
+  if (split >= used) return;
+  const int end = (split + 1) * each < tiles ? (split + 1) * each : tiles;
   const int32_t* table = a.page_table_BP + b * a.max_pages;
 
   float o[kTiles][4] = {};
   float m[2] = {kNone, kNone}, l[2] = {0.0F, 0.0F};
-  int tile = part.begin + warp;
-  if (tile < part.end) {
+  int tile = split * each + warp;
+  if (tile < end) {
     uint32_t q[C::kKVectors][C::Widen::kSteps][2];
     load_queries<C>(static_cast<const Bf16*>(a.q_BHN) + (b * a.H + kv_head * group + first) * N,
                     heads, q);
     const float scale =
         a.scale * (a.kv_scale_2 != nullptr ? a.kv_scale_2[0] : 1.0F) * 1.44269504F;  // to base 2
     uint4 k[2][C::kKVectors];
-    load_keys<C>(a, table, kv_head, tile, length, k);
-    for (; tile < part.end; tile += kWarps) {
+    int64_t at = tile_at(a, table, kv_head, tile);
+    load_keys<C>(a, at, tile, length, k);
+    for (; tile < end; tile += kWarps) {
+      // The page of the next tile is known before its keys are asked for.
+      const int64_t next = tile + kWarps < end ? tile_at(a, table, kv_head, tile + kWarps) : 0;
       uint4 v[4][C::kVVectors];
-      load_values<C>(a, table, kv_head, tile, length, v);
+      load_values<C>(a, at, tile, length, v);
       float s[4] = {};
       score_tile<C>(k, q, s);
-      if (tile + kWarps < part.end) load_keys<C>(a, table, kv_head, tile + kWarps, length, k);
+      if (tile + kWarps < end) load_keys<C>(a, next, tile + kWarps, length, k);
+      at = next;
 #pragma unroll
       for (int i = 0; i < 4; ++i)
         s[i] = tile * kKeys + g + 8 * (i / 2) < length ? s[i] * scale : kNone;
@@ -260,7 +262,7 @@ __global__ void __launch_bounds__(kWarps * 32)
       sum += shared.l[w][head] * factor;
       value += shared.o[w][head][n] * factor;
     }
-    if (a.splits == 1) {
+    if (used == 1) {
       static_cast<Bf16*>(a.y_BHN)[(b * a.H + kv_head * group + first + head) * N + n] =
           from_float<Bf16>(sum > 0.0F ? value * v_scale / sum : 0.0F);
     } else {
@@ -272,33 +274,52 @@ __global__ void __launch_bounds__(kWarps * 32)
       row[2 + n] = value;
     }
   }
-  if (a.splits == 1) return;
+  if (used == 1) return;
 
   // The last block of a (sequence, heads) adds up all parts, in order. Its counter goes back to 0.
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
     auto* counter = reinterpret_cast<unsigned*>(a.workspace) + b * gridDim.y + blockIdx.y;
-    shared.last = atomicInc(counter, static_cast<unsigned>(a.splits - 1)) ==
-                  static_cast<unsigned>(a.splits - 1);
+    shared.last =
+        atomicInc(counter, static_cast<unsigned>(used - 1)) == static_cast<unsigned>(used - 1);
   }
   __syncthreads();
   if (shared.last == 0) return;
   __threadfence();
+  // Each part's weight first, sixteen threads a head; then sums of many parts at once.
+  float* weights = &shared.o[0][0][0];  // [heads, kMaxSplits], in the memory of before
+  {
+    const int head = threadIdx.x / 16, lane16 = threadIdx.x % 16;  // 128 threads: 8 heads
+    const bool there = head < heads;
+    float highest = kNone, sum = 0.0F;
+    for (int s = lane16; there && s < used; s += 16)
+      highest = fmaxf(highest, __ldcg(row_of(head, s)));
+    for (int offset = 8; offset > 0; offset >>= 1)
+      highest = fmaxf(highest, __shfl_xor_sync(0xffffffffU, highest, offset));
+    for (int s = lane16; there && s < used; s += 16) {
+      const float factor = exp2f(__ldcg(row_of(head, s)) - highest);
+      weights[head * kMaxSplits + s] = factor;
+      sum += __ldcg(row_of(head, s) + 1) * factor;
+    }
+    for (int offset = 8; offset > 0; offset >>= 1) sum += __shfl_xor_sync(0xffffffffU, sum, offset);
+    if (there && lane16 == 0) shared.l[0][head] = v_scale / sum;
+  }
+  __syncthreads();
   for (int i = threadIdx.x; i < heads * N; i += kWarps * 32) {
     const int head = i / N, n = i % N;
-    float highest = kNone, sum = 0.0F, value = 0.0F;
-    for (int s = 0; s < a.splits; ++s) highest = fmaxf(highest, __ldcg(row_of(head, s)));
-    for (int s = 0; s < a.splits; ++s) {
-      const float* row = row_of(head, s);
-      const float part_sum = __ldcg(row + 1);
-      if (part_sum == 0.0F) continue;
-      const float factor = exp2f(__ldcg(row) - highest);
-      sum += part_sum * factor;
-      value += __ldcg(row + 2 + n) * factor;
+    float value = 0.0F;
+    for (int s = 0; s < used; s += 8) {
+      float part[8];
+#pragma unroll
+      for (int u = 0; u < 8; ++u)
+        part[u] = s + u < used ? __ldcg(row_of(head, s + u) + 2 + n) : 0.0F;
+#pragma unroll
+      for (int u = 0; u < 8; ++u)
+        if (s + u < used) value += part[u] * weights[head * kMaxSplits + s + u];
     }
     static_cast<Bf16*>(a.y_BHN)[(b * a.H + kv_head * group + first + head) * N + n] =
-        from_float<Bf16>(sum > 0.0F ? value * v_scale / sum : 0.0F);
+        from_float<Bf16>(value * shared.l[0][head]);
   }
 }
 

@@ -15,7 +15,7 @@ namespace euromodal {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32, kUnits = 2;  // units of a stage
-constexpr int kMaxShared = 200 * 1024;
+constexpr int kMaxShared = 226 * 1024;
 
 // What all blocks share; sizes in elements unless they say units.
 struct Plan {
@@ -143,49 +143,79 @@ EM_DEVICE void multiply_stage(const Plan& p, const StageData<W, RT>& d, int firs
   }
 }
 
-// 1 / rms of each row, a warp a row.
-EM_DEVICE void row_scales(const Plan& p, float* inv_M) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  for (int m = warp; m < p.a.M; m += kWarps) {
-    const Bf16* x = static_cast<const Bf16*>(p.a.x_MK) + m * p.a.K;
+// Where 16 bytes of x lie in shared memory: row m, the `at`-th of the row's units from the chunk's
+// first. Of a unit the v-th 16 bytes of the four lanes lie side by side (no bank is hit twice).
+template <typename W>
+EM_DEVICE Bf16* x_place(const Plan& p, unsigned char* x_shared, int m, int at) {
+  constexpr int kVectors = W::kElements / 2, kPerLane = kVectors / 4;
+  const int unit = at / kVectors, in = at % kVectors;
+  return reinterpret_cast<Bf16*>(x_shared + static_cast<int64_t>(m) * p.x_stride +
+                                 ((unit * kPerLane + in % kPerLane) * 4 + in / kPerLane) * 16);
+}
+
+// Units [begin, begin + count) of all rows of x, as they are; to be waited for.
+template <typename W>
+EM_DEVICE void fetch_x(const Plan& p, int begin, int count, unsigned char* x_shared) {
+  constexpr int kVectors = W::kElements / 2;
+  const Bf16* x_MK =
+      static_cast<const Bf16*>(p.a.x_MK) + static_cast<int64_t>(begin) * kVectors * 8;
+  for (int m = 0; m < p.a.M; ++m) {
+    for (int at = threadIdx.x; at < count * kVectors; at += kThreads)
+      copy_async_16(x_place<W>(p, x_shared, m, at), x_MK + m * p.a.K + at * 8);
+  }
+  copies_commit();
+}
+
+// 1 / rms of each row: a warp a part of every row, the parts are added in order. `load(m, at)`: 16
+// bytes.
+template <typename F>
+EM_DEVICE void row_scales(const Plan& p, float* parts_M8, float* inv_M, F&& load) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, rows = static_cast<int>(p.a.M);
+  const int vectors = static_cast<int>(p.a.K / 8), each = (vectors + kWarps - 1) / kWarps;
+  const int end = (warp + 1) * each < vectors ? (warp + 1) * each : vectors;
+  for (int m = 0; m < rows; ++m) {
     float sum = 0.0F;
-    for (int64_t k = lane * 8; k < p.a.K; k += 256) {
-      const Vec16<Bf16> v = load16(x + k);
+    for (int at = warp * each + lane; at < end; at += 32) {
+      const Vec16<Bf16> v = load(m, at);
 #pragma unroll
       for (int i = 0; i < 8; ++i) sum += to_float(v.v[i]) * to_float(v.v[i]);
     }
     sum = warp_sum(sum);
-    if (lane == 0) inv_M[m] = rsqrtf(sum / static_cast<float>(p.a.K) + p.a.norm_eps);
+    if (lane == 0) parts_M8[m * kWarps + warp] = sum;
   }
+  __syncthreads();
+  if (static_cast<int>(threadIdx.x) < rows) {
+    float sum = 0.0F;
+    for (int i = 0; i < kWarps; ++i) sum += parts_M8[threadIdx.x * kWarps + i];
+    inv_M[threadIdx.x] = rsqrtf(sum / static_cast<float>(p.a.K) + p.a.norm_eps);
+  }
+  __syncthreads();
 }
 
-// Units [begin, begin + count) of all rows of x into shared memory, normalised, in fragment order:
-// of a unit the v-th 16 bytes of the four lanes lie side by side (no bank is hit twice).
+// What was fetched, in place: normalised, and in the order of the weight's fragments.
 template <typename W>
-EM_DEVICE void stage_x(const Plan& p, int begin, int count, const float* inv_M,
-                       unsigned char* x_shared) {
-  constexpr int kPerUnit = 4 * W::kElements, kVectors = kPerUnit / 8;
-  const int vectors = count * kVectors;
-  for (int i = threadIdx.x; i < vectors * static_cast<int>(p.a.M); i += kThreads) {
-    const int m = i / vectors, at = i % vectors;
-    const int64_t k = static_cast<int64_t>(begin) * kPerUnit + static_cast<int64_t>(at) * 8;
-    Vec16<Bf16> v = load16(static_cast<const Bf16*>(p.a.x_MK) + m * p.a.K + k);
-    if (p.a.norm_weight_K != nullptr) {
-      const Vec16<Bf16> w = load16(static_cast<const Bf16*>(p.a.norm_weight_K) + k);
+EM_DEVICE void finish_x(const Plan& p, int begin, int count, const float* inv_M, const Bf16* norm_K,
+                        unsigned char* x_shared) {
+  constexpr int kVectors = W::kElements / 2;
+  const bool norm = p.a.norm_weight_K != nullptr;
+  if (!norm && W::kElements == 8) return;  // the order is the usual one
+  for (int m = 0; m < p.a.M; ++m) {
+    for (int at = threadIdx.x; at < count * kVectors; at += kThreads) {
+      Bf16* there = x_place<W>(p, x_shared, m, at);
+      const Vec16<Bf16> v = load16(there);
+      Vec16<Bf16> w{}, placed;
+      if (norm) w = load16(norm_K + (begin * kVectors + at) * 8);
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
-        const Bf16 normal = from_float<Bf16>(to_float(v.v[e]) * inv_M[m]);
-        v.v[e] = from_float<Bf16>(to_float(normal) * to_float(w.v[e]));
+        Bf16 value = v.v[e];
+        if (norm) {
+          const Bf16 normal = from_float<Bf16>(to_float(value) * inv_M[m]);
+          value = from_float<Bf16>(to_float(normal) * to_float(w.v[e]));
+        }
+        placed.v[W::place(e)] = value;
       }
+      store16(there, placed);
     }
-    const int unit = at / kVectors, in = at % kVectors, per_lane = kVectors / 4;
-    const int lane = in / per_lane, vector = in % per_lane;
-    Vec16<Bf16> placed;
-#pragma unroll
-    for (int e = 0; e < 8; ++e) placed.v[W::place(e)] = v.v[e];
-    store16(reinterpret_cast<Bf16*>(x_shared + static_cast<int64_t>(m) * p.x_stride +
-                                    ((unit * per_lane + vector) * 4 + lane) * 16),
-            placed);
   }
 }
 
@@ -195,7 +225,8 @@ EM_DEVICE float total(const float* sums, int j, int r, int m) {
   const int lane = (r % 8) * 4 + (m % 8) / 2, reg = (r / 8) * 2 + m % 2;
   float out = 0.0F;
 #pragma unroll
-  for (int w = 0; w < kWarps; ++w) out += sums[((w * RT + j) * NT + m / 8) * 128 + reg * 32 + lane];
+  for (int w = 0; w < kWarps / 2; ++w)
+    out += sums[((w * RT + j) * NT + m / 8) * 128 + reg * 32 + lane];
   return out;
 }
 
@@ -231,14 +262,16 @@ EM_DEVICE void write_tile(const Plan& p, int tile, const float* sums) {
   }
 }
 
-template <typename W, int RT, int NT, bool kSwiglu, int kDepth>
-__global__ void __launch_bounds__(kThreads, RT <= 2 ? 2 : 1)
-    skinny_kernel(const __grid_constant__ Plan p) {
+template <typename W, int RT, int NT, bool kSwiglu, int kDepth, int kBlocks>
+__global__ void __launch_bounds__(kThreads, kBlocks) skinny_kernel(const __grid_constant__ Plan p) {
   EM_DYNAMIC_SHARED(unsigned char, shared);
-  constexpr int kSums = kWarps * RT * NT * 128;
-  float* sums = reinterpret_cast<float*>(shared);  // two sets, used in turn
-  float* inv_M = sums + 2 * kSums;                 // [16]
-  unsigned char* x_shared = reinterpret_cast<unsigned char*>(inv_M + 32);
+  constexpr int kSums = kWarps / 2 * RT * NT * 128;
+  float* sums = reinterpret_cast<float*>(shared);
+  float* inv_M = sums + kSums;   // [16]
+  float* parts_M8 = inv_M + 16;  // [16, 8]
+  Bf16* norm_K = reinterpret_cast<Bf16*>(parts_M8 + 16 * kWarps + 16);
+  const bool norm = p.a.norm_weight_K != nullptr;
+  unsigned char* x_shared = reinterpret_cast<unsigned char*>(norm_K + (norm ? p.a.K : 0));
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int steps = (p.stages + kWarps - 1) / kWarps;  // of each warp in a tile
   const bool whole = p.chunk_units >= p.units;
@@ -254,17 +287,30 @@ __global__ void __launch_bounds__(kThreads, RT <= 2 ? 2 : 1)
   };
 #pragma unroll
   for (int d = 0; d < kDepth; ++d) load_next(data[d]);
+  if (norm) {
+    for (int at = threadIdx.x; at < p.a.K / 8; at += kThreads)
+      copy_async_16(norm_K + at * 8, static_cast<const Bf16*>(p.a.norm_weight_K) + at * 8);
+  }
   release_successor();
   wait_for_predecessor();
-  if (p.a.norm_weight_K != nullptr) row_scales(p, inv_M);
+  if (whole) fetch_x<W>(p, 0, p.units, x_shared);
+  copies_commit();
+  copies_wait<0>();
   __syncthreads();
+  if (norm && whole)
+    row_scales(p, parts_M8, inv_M,
+               [&](int m, int at) { return load16(x_place<W>(p, x_shared, m, at)); });
+  if (norm && !whole)
+    row_scales(p, parts_M8, inv_M, [&](int m, int at) {
+      return load16(static_cast<const Bf16*>(p.a.x_MK) + m * p.a.K + at * 8);
+    });
   if (whole) {
-    stage_x<W>(p, 0, p.units, inv_M, x_shared);
+    finish_x<W>(p, 0, p.units, inv_M, norm_K, x_shared);
     __syncthreads();
   }
 
   float acc[RT][NT][4] = {};
-  int tile = blockIdx.x, step = 0, chunk_begin = 0, which = 0;
+  int tile = blockIdx.x, step = 0, chunk_begin = 0;
   while (tile < p.tiles) {
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
@@ -272,29 +318,41 @@ __global__ void __launch_bounds__(kThreads, RT <= 2 ? 2 : 1)
         const int first_unit = (step * kWarps + warp) * kUnits, block_unit = step * kWarps * kUnits;
         if (!whole && block_unit % p.chunk_units == 0) {
           __syncthreads();
-          const int left = p.units - block_unit;
-          stage_x<W>(p, block_unit, left < p.chunk_units ? left : p.chunk_units, inv_M, x_shared);
+          const int left = p.units - block_unit,
+                    count = left < p.chunk_units ? left : p.chunk_units;
+          fetch_x<W>(p, block_unit, count, x_shared);
+          copies_wait<0>();
+          __syncthreads();
+          finish_x<W>(p, block_unit, count, inv_M, norm_K, x_shared);
           chunk_begin = block_unit;
           __syncthreads();
         }
         multiply_stage<W, RT, NT>(p, data[d], first_unit, chunk_begin, x_shared, acc);
         load_next(data[d]);
         if (++step == steps) {
-          float* mine = sums + which * kSums;
+          // The upper half of the warps give theirs to the lower, those to all.
+          const auto at = [&](int w, int j, int t, int i) -> float& {
+            return sums[((w * RT + j) * NT + t) * 128 + i * 32 + lane];
+          };
+          const auto each = [&](auto&& f) {
 #pragma unroll
-          for (int j = 0; j < RT; ++j) {
+            for (int j = 0; j < RT; ++j) {
 #pragma unroll
-            for (int t = 0; t < NT; ++t) {
+              for (int t = 0; t < NT; ++t) {
 #pragma unroll
-              for (int i = 0; i < 4; ++i) {
-                mine[((warp * RT + j) * NT + t) * 128 + i * 32 + lane] = acc[j][t][i];
-                acc[j][t][i] = 0.0F;
+                for (int i = 0; i < 4; ++i) f(j, t, i);
               }
             }
-          }
+          };
+          __syncthreads();  // the tile before has been written
+          if (warp >= kWarps / 2)
+            each([&](int j, int t, int i) { at(warp - kWarps / 2, j, t, i) = acc[j][t][i]; });
           __syncthreads();
-          write_tile<W, RT, NT, kSwiglu>(p, tile, mine);
-          which ^= 1;  // the other set was read before this barrier
+          if (warp < kWarps / 2)
+            each([&](int j, int t, int i) { at(warp, j, t, i) += acc[j][t][i]; });
+          each([&](int j, int t, int i) { acc[j][t][i] = 0.0F; });
+          __syncthreads();
+          write_tile<W, RT, NT, kSwiglu>(p, tile, sums);
           step = 0;
           tile += gridDim.x;
         }
@@ -315,7 +373,7 @@ int multiprocessors() {
 #endif
 }
 
-template <typename W, int RT, int NT, bool kSwiglu, int kDepth>
+template <typename W, int RT, int NT, bool kSwiglu, int kDepth, int kBlocks>
 cudaError_t launch(const SkinnyLinearArgs& a, cudaStream_t stream) {
   Plan p{};
   p.a = a;
@@ -324,7 +382,9 @@ cudaError_t launch(const SkinnyLinearArgs& a, cudaStream_t stream) {
   constexpr int kRows = 16 * (kSwiglu ? RT / 2 : RT);
   p.tiles = static_cast<int>(((kSwiglu ? a.N / 2 : a.N) + kRows - 1) / kRows);
   const int unit_bytes = 4 * W::kElements * 2, step_units = kUnits * kWarps;
-  const int fixed = (2 * kWarps * RT * NT * 128 + 32) * 4;
+  const int fixed = (kWarps / 2 * RT * NT * 128 + 32 + 16 * kWarps) * 4 +
+                    (a.norm_weight_K != nullptr ? static_cast<int>(a.K) * 2 : 0);
+  if (fixed > kMaxShared / 2) return cudaErrorInvalidValue;
   int fit = static_cast<int>((kMaxShared - fixed) / a.M - 64) / unit_bytes;
   if (fit < p.units) {
     fit = fit / step_units * step_units;
@@ -339,7 +399,7 @@ cudaError_t launch(const SkinnyLinearArgs& a, cudaStream_t stream) {
   const int row_bytes = held * unit_bytes;
   p.x_stride = row_bytes + (row_bytes % 128 == 64 ? 0 : 64);
   const int shared = fixed + static_cast<int>(a.M) * p.x_stride;
-  auto* kernel = &skinny_kernel<W, RT, NT, kSwiglu, kDepth>;
+  auto* kernel = &skinny_kernel<W, RT, NT, kSwiglu, kDepth, kBlocks>;
   cudaError_t error =
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   if (error != cudaSuccess) return error;
@@ -358,15 +418,27 @@ cudaError_t launch(const SkinnyLinearArgs& a, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
+// Of `tiles` on all multiprocessors with `blocks` each: work over time, when all take a tile at a
+// time.
+double evenness(int64_t tiles, int blocks) {
+  const int64_t slots = static_cast<int64_t>(multiprocessors()) * blocks;
+  const int64_t rounds = (tiles + slots - 1) / slots;
+  return static_cast<double>(tiles) / static_cast<double>(rounds * slots);
+}
+
 template <typename W>
 cudaError_t launch_by_rows(const SkinnyLinearArgs& a, cudaStream_t stream) {
   if (a.epilogue == SkinnyEpilogue::kSwiglu) {
-    if (a.M <= 8) return launch<W, 2, 1, true, 2>(a, stream);
-    return launch<W, 4, 2, true, 2>(a, stream);
+    if (a.M <= 8) return launch<W, 2, 1, true, 2, 2>(a, stream);
+    return launch<W, 4, 2, true, 2, 1>(a, stream);
   }
-  if (a.M <= 4) return launch < W, 1, 1, false, W::kGroups ? 3 : 4 > (a, stream);
-  if (a.M <= 8) return launch<W, 2, 1, false, 2>(a, stream);
-  return launch<W, 4, 2, false, 2>(a, stream);
+  if (a.M <= 4) {
+    const int64_t tiles = (a.N + 15) / 16;
+    if (evenness(tiles, 3) > evenness(tiles, 2)) return launch<W, 1, 1, false, 2, 3>(a, stream);
+    return launch < W, 1, 1, false, W::kGroups ? 3 : 4, 2 > (a, stream);
+  }
+  if (a.M <= 8) return launch<W, 2, 1, false, 2, 2>(a, stream);
+  return launch<W, 4, 2, false, 2, 1>(a, stream);
 }
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }

@@ -14,7 +14,7 @@ namespace euromodal {
 namespace {
 
 using testing_support::DeviceBuffer;
-using testing_support::kEmulated;
+using testing_support::small_sizes;
 using testing_support::tensor_near;
 
 struct Shape {
@@ -138,7 +138,7 @@ TEST(DecodeAttentionTest, MatchesAttentionOverShuffledPages) {
   std::vector<Shape> shapes{{4, 4, 64, 16, {1, 15, 16, 17, 0, 40}}, {6, 1, 128, 16, {33, 70}},
                             {4, 2, 128, 64, {63, 64, 65, 200}},     {12, 1, 64, 32, {50}},
                             {6, 2, 128, 16, {1, 31, 0, 130}, true}, {3, 1, 128, 128, {129, 5}}};
-  if (!kEmulated) {
+  if (!small_sizes()) {
     shapes.push_back({48, 8, 128, 64, {4097, 1, 32768, 777}});
     shapes.push_back({48, 8, 128, 64, {4097, 1, 12345, 777}, true});
   }

@@ -13,7 +13,7 @@ namespace euromodal {
 namespace {
 
 using testing_support::DeviceBuffer;
-using testing_support::kEmulated;
+using testing_support::small_sizes;
 using testing_support::tensor_near;
 
 struct Case {
@@ -100,7 +100,7 @@ std::vector<Case> cases() {
                         {16, 130, 384, false, true, true},
                         {13, 64, 256, true, false, true, true},
                         {16, 20, 128, false, false, false, false, true}};
-  if (!kEmulated) {
+  if (!small_sizes()) {
     out.push_back({1, 8192, 6144, false, false, true});
     out.push_back({1, 6144, 16384, false, true});
     out.push_back({7, 6144, 16384, false, true});
@@ -179,7 +179,7 @@ TEST(QuantizeRowsTest, CodesAreThoseOfTheReference) {
   for (const at::ScalarType type : {at::kFloat8_e4m3fn, at::kChar, at::kByte}) {
     SCOPED_TRACE(c10::toString(type));
     at::manual_seed(3);
-    at::Tensor w = at::randn({kEmulated ? 5 : 4097, 384}).to(at::kBFloat16);
+    at::Tensor w = at::randn({small_sizes() ? 5 : 4097, 384}).to(at::kBFloat16);
     w[1].zero_();
     w[2] *= 1e-30;
     const SkinnyWeight want = quantize_rows_ref(w, type);
