@@ -14,6 +14,9 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& dy_TD,
                                                      const at::Tensor& weight_D,
                                                      const at::Tensor& inv_rms_T);
 
+// cross_entropy.cpp
+void cross_entropy_rows(const CrossEntropyChunk& chunk);
+
 // graph_decoder.cpp
 std::unique_ptr<Decoder> make_decoder(const Llama& llama, const DecoderOptions& options);
 

@@ -12,6 +12,16 @@ class Decoder;
 class Llama;
 struct DecoderOptions;
 
+/// One chunk of linear_cross_entropy: rows of logits to losses. C rows, V vocabulary.
+struct CrossEntropyChunk {
+  at::Tensor logits_CV;     // f32, bf16 or f16; becomes its own gradient where `gradient`
+  at::Tensor labels_C;      // i64
+  at::Tensor row_weight_C;  // f32 or undefined (all 1)
+  at::Tensor loss_C;        // f32, written
+  double smoothing, z_loss;
+  bool gradient;
+};
+
 struct CudaOps {
   /// x_TD, weight_D (f32 or bf16, contiguous, on one CUDA device) -> y_TD, and 1/rms of each row
   /// [T] f32.
@@ -23,6 +33,8 @@ struct CudaOps {
                                                           const at::Tensor& x_TD,
                                                           const at::Tensor& weight_D,
                                                           const at::Tensor& inv_rms_T) = nullptr;
+  /// Formula in backbone/kernels/cross_entropy/cross_entropy.cpp; same bits on every run.
+  void (*cross_entropy_rows)(const CrossEntropyChunk& chunk) = nullptr;
   /// See backbone/decoder.h.
   std::unique_ptr<Decoder> (*make_decoder)(const Llama& llama,
                                            const DecoderOptions& options) = nullptr;

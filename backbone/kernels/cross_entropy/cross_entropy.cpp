@@ -12,6 +12,7 @@
 
 #include "backbone/kernels/autograd.h"
 #include "backbone/kernels/checks.h"
+#include "backbone/kernels/cuda_ops.h"
 #include "backbone/kernels/matmul.h"
 #include "backbone/kernels/row_losses.h"
 #include "backbone/kernels/simd.h"
@@ -90,11 +91,13 @@ struct LossRun {
   void chunk(int64_t begin, int64_t count, LossWanted wanted, bool aligned, at::Tensor& dweight) {
     const at::Tensor h_CD = aligned ? aligned_rows(args.hidden_RD, begin, count)
                                     : args.hidden_RD.narrow(0, begin, count);
-    at::Tensor z_CV = at::mm(h_CD, args.weight_VD.t()).to(wide);
+    const bool grads = wanted.dhidden || wanted.dweight;
+    at::Tensor z_CV = at::mm(h_CD, args.weight_VD.t());
     if (z_CV.is_cuda()) {
-      z_CV = device_rows(z_CV, begin, wanted.dhidden || wanted.dweight);
+      device_rows(z_CV, begin, grads);  // in the dtype of the product
     } else {
-      host_rows(z_CV, begin, wanted.dhidden || wanted.dweight);
+      z_CV = z_CV.to(wide);
+      host_rows(z_CV, begin, grads);
     }
     const at::Tensor dz_CV = z_CV.to(args.hidden_RD.scalar_type());
     if (wanted.dhidden) out.dhidden_RD.narrow(0, begin, count).copy_(at::mm(dz_CV, args.weight_VD));
@@ -134,24 +137,17 @@ struct LossRun {
     wide == at::kDouble ? run(double{}) : run(float{});
   }
 
-  // The same with LibTorch's operators on a GPU -> the gradient, or z_CV.
-  at::Tensor device_rows(at::Tensor z_CV, int64_t begin, bool grads) {
+  void device_rows(const at::Tensor& z_CV, int64_t begin, bool grads) {
     const int64_t count = z_CV.size(0);
-    const at::Tensor label_C1 = args.labels_R.narrow(0, begin, count).unsqueeze(1);
-    const at::Tensor lse_C = z_CV.logsumexp(1);
-    at::Tensor loss_C = lse_C - (1.0 - args.label_smoothing) * z_CV.gather(1, label_C1).squeeze(1);
-    if (args.label_smoothing > 0.0) loss_C = loss_C - args.label_smoothing * z_CV.mean(1);
-    if (args.z_loss > 0.0) loss_C = loss_C + args.z_loss * lse_C.square();
-    const at::Tensor weight_C =
-        row_weight_R.defined() ? row_weight_R.narrow(0, begin, count) : at::ones_like(lse_C);
-    out.row_loss_R.narrow(0, begin, count).copy_(weight_C * loss_C);
-    if (!grads) return z_CV;
-    const at::Tensor factor_C1 = (weight_C * (1.0 + 2.0 * args.z_loss * lse_C)).unsqueeze(1);
-    z_CV.sub_(lse_C.unsqueeze(1)).exp_().mul_(factor_C1);
-    if (args.label_smoothing > 0.0)
-      z_CV.sub_(
-          (weight_C * (args.label_smoothing / static_cast<double>(z_CV.size(1)))).unsqueeze(1));
-    return z_CV.scatter_add_(1, label_C1, (weight_C * (args.label_smoothing - 1.0)).unsqueeze(1));
+    cuda_ops().cross_entropy_rows({.logits_CV = z_CV,
+                                   .labels_C = args.labels_R.narrow(0, begin, count),
+                                   .row_weight_C = row_weight_R.defined()
+                                                       ? row_weight_R.narrow(0, begin, count)
+                                                       : at::Tensor(),
+                                   .loss_C = out.row_loss_R.narrow(0, begin, count),
+                                   .smoothing = args.label_smoothing,
+                                   .z_loss = args.z_loss,
+                                   .gradient = grads});
   }
 
   // One sample (or all rows as one); its weight gradient is rounded to the weight's dtype.
@@ -169,7 +165,8 @@ LossOut loss_forward(const CrossEntropyArgs& args, const Segments& rows, LossWan
   const at::ScalarType wide =
       args.hidden_RD.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   LossRun run{args, wide, {}, {}};
-  if (args.row_weight_R.defined()) run.row_weight_R = args.row_weight_R.to(wide).contiguous();
+  if (args.row_weight_R.defined())
+    run.row_weight_R = args.row_weight_R.to(args.hidden_RD.device(), wide).contiguous();
   run.out.row_loss_R = at::empty({args.hidden_RD.size(0)}, args.hidden_RD.options().dtype(wide));
   if (wanted.dhidden) run.out.dhidden_RD = at::empty_like(args.hidden_RD);
   if (!rows.per_sample) {
@@ -226,7 +223,7 @@ void loss_check(const CrossEntropyArgs& args, const Segments& rows) {
   if (rows.per_sample) check_segments(rows, count, op);
   check(args.hidden_RD.is_cpu() || !rows.per_sample,
         "{}: sums sample by sample have a CPU implementation only", op);
-  if (!args.labels_R.is_cpu()) return;  // not looked at: no wait
+  if (!args.labels_R.is_cpu()) return;  // looked at by the kernel: no wait for the device here
   const int64_t* labels = args.labels_R.const_data_ptr<int64_t>();
   for (int64_t r = 0; r < count; ++r)
     check<DataError>(labels[r] >= 0 && labels[r] < args.weight_VD.size(0),

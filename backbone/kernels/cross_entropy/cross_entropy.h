@@ -11,7 +11,7 @@ namespace euromodal {
 struct CrossEntropyArgs {
   at::Tensor hidden_RD;     // [R, D] labelled rows only
   at::Tensor weight_VD;     // [V, D] head (no bias)
-  at::Tensor labels_R;      // [R] i64 in [0, V)
+  at::Tensor labels_R;      // [R] i64 in [0, V), where hidden_RD is
   at::Tensor row_weight_R;  // [R] f32 or undefined (all 1)
   double label_smoothing = 0.0;
   double z_loss = 0.0;  // keeps log Z, the log-sum-exp of a row's logits, near 0
@@ -25,6 +25,8 @@ struct CrossEntropyArgs {
 /// the gradient of the loss, so bits agree with separate backward calls when that is 1).
 /// Label smoothing as torch's cross_entropy: (1 - e) · nll + e / V · sum of -log p. z_loss adds
 /// z · (log Z)² to every row before its weight (PaLM, arXiv:2204.02311, section 5).
+/// DataError for a label outside the vocabulary; on a GPU, where nobody waits for the labels, the
+/// loss of its row is NaN.
 at::Tensor linear_cross_entropy(const CrossEntropyArgs& args, const Segments& rows);
 
 }  // namespace euromodal

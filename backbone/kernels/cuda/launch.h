@@ -48,6 +48,16 @@ cudaError_t launch_dependent(void (*kernel)(Parameters...), dim3 grid, dim3 bloc
   return cudaLaunchKernelEx(&config, kernel, Parameters(std::forward<Arguments>(arguments))...);
 }
 
+/// Bytes of shared memory that a block can have on the current device, static ones included.
+inline size_t shared_memory_limit() {
+  int device = 0, bytes = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  if (cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
+      cudaSuccess)
+    return 0;
+  return static_cast<size_t>(bytes);
+}
+
 /// All writes of the kernels before this one are visible from here on. Free in a plain launch.
 EM_DEVICE void wait_for_predecessor() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
