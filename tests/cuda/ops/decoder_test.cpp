@@ -18,23 +18,23 @@ struct Model {
   LlamaConfig config;
   std::unique_ptr<Llama> llama;
 
-  explicit Model(at::Device device, int64_t heads = 6, int64_t kv_heads = 2) {
+  explicit Model(at::Device device, at::ScalarType type = at::kBFloat16) {
     config.hidden_size = 256;
     config.intermediate_size = 512;
     config.num_layers = 3;
-    config.num_heads = heads;
-    config.num_kv_heads = kv_heads;
+    config.num_heads = 6;
+    config.num_kv_heads = 2;
     config.head_dim = 128;
     config.vocab_size = 1000;
     config.max_positions = 512;
     config.rms_norm_eps = 1e-5;
     config.rope.head_dim = 128;
     config.rope.max_positions = 512;
-    Weights weights = Weights::random(3, at::kBFloat16);
+    Weights weights = Weights::random(3, type);
     llama = std::make_unique<Llama>(config, weights.scope());
     at::manual_seed(4);
     for (const NamedTensor& p : weights.taken())  // what starts at zero or one, too
-      p.tensor.add_(at::randn(p.tensor.sizes()).mul_(0.03).to(at::kBFloat16));
+      p.tensor.add_(at::randn(p.tensor.sizes()).mul_(0.03).to(type));
     move_parameters(weights.taken(), device);
   }
   at::Tensor embed(const std::vector<int64_t>& ids) const {
@@ -136,9 +136,21 @@ TEST(DecoderTest, ASequenceDoesNotDependOnItsNeighbours) {
   }
 }
 
-TEST(DecoderTest, RunsWideStepsThroughLibTorch) {
+TEST(DecoderTest, StepsOfManyRowsAreThoseOfTheModel) {
   EM_ON_GPU(device);
   const Model model(device);
+  const auto eight = make_decoder(*model.llama, {.sequences = 8, .max_positions = 128});
+  for (int64_t slot = 0; slot < 8; ++slot)
+    eight->prefill(slot, model.embed(some_ids(10 + slot, slot)), 60);
+  eight->give(std::vector<int64_t>(8, 5));
+  eight->step(8);
+  for (const int64_t slot : {0, 7}) {
+    std::vector<int64_t> ids = some_ids(10 + slot, slot);
+    ids.push_back(5);
+    EXPECT_TRUE(
+        tensor_near(eight->logits(8).narrow(0, slot, 1).cpu(), model.logits(ids), {0.06, 0.05}))
+        << slot;
+  }
   const auto wide = make_decoder(*model.llama, {.sequences = 20, .max_positions = 128});
   for (int64_t slot = 0; slot < 20; ++slot)
     wide->prefill(slot, model.embed(some_ids(10 + slot, slot)), 60);
@@ -181,6 +193,14 @@ TEST(DecoderTest, GreedyTokensAreThoseOfTheModelsOwnPasses) {
   while (same < 24 && got[static_cast<size_t>(same)] == want[static_cast<size_t>(same)]) ++same;
   // Near ties of a random model may fall either way; then the texts part.
   EXPECT_GE(same, 8) << fmt::format("{} against {}", fmt::join(got, " "), fmt::join(want, " "));
+}
+
+TEST(DecoderTest, CpuAndGpuGiveTheSameGreedyTokens) {
+  EM_ON_GPU(device);
+  const Model here(at::kCPU, at::kFloat), there(device, at::kFloat);
+  const std::vector<int64_t> prompt = some_ids(33, 21);
+  EXPECT_EQ(greedy_decode(*here.llama, here.embed(prompt), 32, {}),
+            greedy_decode(*there.llama, there.embed(prompt), 32, {}));
 }
 
 }  // namespace
