@@ -142,8 +142,8 @@ Generated generate(const Llama& llama, const std::vector<int64_t>& prompt_ids,
   if (options.decoder && options.beams == 1 && options.lookup == 0 && !want_logits) {
     const int64_t most = token_budget(prompt_tokens, llama.config(), options);
     if (most > 0) {
-      Generated out = decode_on_device(
-          prompt_emb_TD, Sequence::of_prompt(prompt_ids, options), most, options, on_token);
+      Generated out = decode_on_device(prompt_emb_TD, Sequence::of_prompt(prompt_ids, options),
+                                       most, options, on_token);
       out.timings.prompt_tokens = prompt_tokens;
       out.timings.new_tokens = static_cast<int64_t>(out.tokens.size());
       return out;

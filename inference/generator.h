@@ -38,7 +38,8 @@ struct GenerateOptions {
   std::function<bool(std::span<const int64_t>)> ends_text;  // do these new tokens end the text?
   int64_t logprobs = -1;  // log-probabilities of the tokens and of the N best beside each; -1: none
   int64_t lookup = 0;     // tokens to guess from earlier text and check at once (0: one by one)
-  std::shared_ptr<Decoder> decoder;  // of this model, for one sequence; null: the model's own passes
+  std::shared_ptr<Decoder>
+      decoder;  // of this model, for one sequence; null: the model's own passes
   std::function<bool()> interrupted;  // asked before every token: true ends the text there
 };
 

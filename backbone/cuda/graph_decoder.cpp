@@ -15,7 +15,6 @@
 #include "backbone/kernels/argmax/argmax_kernel.h"
 #include "backbone/kernels/decode_attention/decode_attention_kernel.h"
 #include "backbone/kernels/ops.h"
-#include "backbone/kernels/rms_norm/rms_norm_kernel.h"
 #include "backbone/kernels/rope_store/rope_store_kernel.h"
 #include "backbone/kernels/to_device.h"
 #include "core/error.h"
@@ -25,7 +24,6 @@ namespace euromodal {
 namespace {
 
 constexpr int64_t kSkinnyRows = 16;  // wider steps use LibTorch's products
-constexpr int64_t kNormRows = 4;     // up to so many rows the product normalises them itself
 
 cudaStream_t stream() { return c10::cuda::getCurrentCUDAStream(); }
 
@@ -64,8 +62,6 @@ GraphDecoder::GraphDecoder(const Llama& llama, const DecoderOptions& options)
   slot_S_ = at::arange(S, i32);
   logits_SV_ = at::zeros({S, config_.vocab_size}, f32);
   h_SD_ = at::zeros({S, config_.hidden_size}, bf16);
-  normed_SD_ = at::zeros({S, config_.hidden_size}, bf16);
-  inv_rms_S_ = at::zeros({S}, f32);
   qkv_SO_ = at::zeros({S, (H + 2 * K) * N}, bf16);
   q_SHN_ = at::zeros({S, H, N}, bf16);
   mixed_SHN_ = at::zeros({S, H, N}, bf16);
@@ -184,21 +180,6 @@ void GraphDecoder::step(int64_t count) {
 void GraphDecoder::linear(const DecodeLinear& layer, SkinnyLinearArgs args, int64_t B) {
   args.M = B;
   if (B > kSkinnyRows) return wide_linear(layer, args, B);
-  if (B > kNormRows && args.norm_weight_K != nullptr) {
-    // Once for all blocks of the product, each of which would read and normalise every row.
-    check_launch(rms_norm_forward({.x_TD = args.x_MK,
-                                   .weight_D = args.norm_weight_K,
-                                   .y_TD = normed_SD_.mutable_data_ptr(),
-                                   .inv_rms_T = inv_rms_S_.mutable_data_ptr<float>(),
-                                   .rows = B,
-                                   .width = args.K,
-                                   .eps = args.norm_eps,
-                                   .type = DType::kBf16},
-                                  stream()),
-                 "rms_norm");
-    args.x_MK = normed_SD_.const_data_ptr();
-    args.norm_weight_K = nullptr;
-  }
   args.dependent = true;
   check_launch(skinny_linear(args, stream()), "skinny_linear");
 }

@@ -53,8 +53,7 @@ class GraphDecoder final : public Decoder {
   at::Tensor token_S_;                           // i64
   at::Tensor position_S_, length_S_, active_S_;  // i32: next position, keys then, 0 or 1
   at::Tensor slot_S_;                            // i32 0, 1, 2, ...
-  at::Tensor logits_SV_, h_SD_, normed_SD_, inv_rms_S_, qkv_SO_, q_SHN_, mixed_SHN_, inner_SF_,
-      attention_workspace_;
+  at::Tensor logits_SV_, h_SD_, qkv_SO_, q_SHN_, mixed_SHN_, inner_SF_, attention_workspace_;
 
   at::Tensor drawn_host_S_;  // pinned
   at::cuda::CUDAEvent drawn_;
