@@ -19,7 +19,7 @@ namespace {
 
 constexpr size_t kStack = size_t{256} << 10;
 
-enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kDone };
+enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kAtClusterBarrier, kDone };
 
 struct Fiber {
   ucontext_t context{};
@@ -38,9 +38,12 @@ struct Block {
   std::unique_ptr<unsigned char[]> shared;
   unsigned char* shared_start = nullptr;
   std::vector<int> predicates;  // of __syncthreads_count and its kin
+  uint3 index{};
+  size_t first_stack = 0;
 };
 
 Block* block = nullptr;
+std::vector<Block> cluster;  // the running block and its peers, by rank
 ucontext_t scheduler;
 std::vector<void*> stacks;  // kept from launch to launch
 
@@ -124,6 +127,13 @@ void open_warp_barriers(size_t warp) {
   }
 }
 
+bool waits_for_cluster() {
+  for (const Fiber& fiber : block->fibers)
+    if (fiber.state != State::kAtClusterBarrier && fiber.state != State::kDone) return false;
+  return true;
+}
+
+// Until its threads have ended or all that have not wait for the cluster.
 void run_block() {
   size_t live = block->fibers.size();
   while (live > 0) {
@@ -140,9 +150,30 @@ void run_block() {
     for (size_t w = 0; w * 32 < block->fibers.size(); ++w) open_warp_barriers(w);
     bool ready = false;
     for (const Fiber& fiber : block->fibers) ready = ready || fiber.state == State::kReady;
+    if (!ready && waits_for_cluster()) return;
     if (!ready) open_block_barrier();
     for (const Fiber& fiber : block->fibers) ready = ready || fiber.state == State::kReady;
     if (!moved && !ready) die("its threads wait at different barriers");
+  }
+}
+
+// Block after block up to the cluster's barrier, then all go on.
+void run_cluster() {
+  bool live = true;
+  while (live) {
+    for (Block& one : cluster) {
+      block = &one;
+      blockIdx = one.index;
+      run_block();
+    }
+    live = false;
+    for (Block& one : cluster) {
+      for (Fiber& fiber : one.fibers) {
+        if (fiber.state != State::kAtClusterBarrier) continue;
+        fiber.state = State::kReady;
+        live = true;
+      }
+    }
   }
 }
 
@@ -162,7 +193,7 @@ void start_fiber(size_t index, dim3 threads) {
   fiber.index = {static_cast<unsigned>(index % threads.x),
                  static_cast<unsigned>(index / threads.x % threads.y),
                  static_cast<unsigned>(index / threads.x / threads.y)};
-  fiber.stack = stack_of(index);
+  fiber.stack = stack_of(block->first_stack + index);
   ::getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack;
   fiber.context.uc_stack.ss_size = kStack;
@@ -173,34 +204,60 @@ void start_fiber(size_t index, dim3 threads) {
 }  // namespace
 
 void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
+  run_clusters(grid, threads, 1, shared_bytes, body);
+}
+
+void run_clusters(dim3 grid, dim3 threads, unsigned size, size_t shared_bytes,
+                  const std::function<void()>& body) {
   const size_t count = static_cast<size_t>(threads.x) * threads.y * threads.z;
   if (count == 0 || count > 1024) die("a block needs 1 to 1024 threads");
   if (shared_bytes > (size_t{227} << 10)) die("more than 227 KiB of shared memory");
   if (grid.y > 65535 || grid.z > 65535) die("a grid is at most 65535 blocks high and deep");
-  Block own;
-  own.fibers.resize(count);
-  own.body = &body;
-  own.slots.resize((count + 31) / 32 * 32 * 64);
-  own.predicates.resize(count);
+  if (size == 0 || size > 8 || grid.x % size != 0)
+    die("a cluster has 1 to 8 blocks and divides the grid");
+  cluster = std::vector<Block>(size);
+  for (Block& one : cluster) {
+    one.fibers.resize(count);
+    one.body = &body;
+    one.slots.resize((count + 31) / 32 * 32 * 64);
+    one.predicates.resize(count);
+  }
   gridDim = grid;
   blockDim = threads;
-  block = &own;
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        blockIdx = {x, y, z};
-        // Made anew, so that AddressSanitizer knows its end; NaN bytes, so that reads before writes
-        // show.
-        own.shared = std::make_unique<unsigned char[]>(shared_bytes + 128);
-        std::memset(own.shared.get(), 0xff, shared_bytes + 128);
-        const auto address = reinterpret_cast<uintptr_t>(own.shared.get());
-        own.shared_start = own.shared.get() + (128 - address % 128) % 128;
-        for (size_t f = 0; f < count; ++f) start_fiber(f, threads);
-        run_block();
+      for (unsigned x = 0; x < grid.x; x += size) {
+        for (unsigned rank = 0; rank < size; ++rank) {
+          block = &cluster[rank];
+          block->index = {x + rank, y, z};
+          block->first_stack = rank * count;
+          // Made anew, so that AddressSanitizer knows its end; NaN bytes, so that reads before
+          // writes show.
+          block->shared = std::make_unique<unsigned char[]>(shared_bytes + 128);
+          std::memset(block->shared.get(), 0xff, shared_bytes + 128);
+          const auto address = reinterpret_cast<uintptr_t>(block->shared.get());
+          block->shared_start = block->shared.get() + (128 - address % 128) % 128;
+          for (size_t f = 0; f < count; ++f) start_fiber(f, threads);
+        }
+        run_cluster();
       }
     }
   }
+  cluster.clear();
   block = nullptr;
+}
+
+unsigned cluster_rank() { return static_cast<unsigned>(block - cluster.data()); }
+unsigned cluster_size() { return static_cast<unsigned>(cluster.size()); }
+
+void cluster_barrier() {
+  block->fibers[block->running].state = State::kAtClusterBarrier;
+  to_scheduler();
+}
+
+void* shared_of(unsigned rank, const void* mine) {
+  const auto* p = static_cast<const unsigned char*>(mine);
+  return cluster[rank].shared_start + (p - block->shared_start);
 }
 
 void* shared_memory() { return block->shared_start; }

@@ -48,6 +48,14 @@ constexpr int warpSize = 32;
 namespace euromodal::emulation {
 
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+/// Blocks of a cluster (along x) run together: each goes on to the cluster's barrier in turn.
+/// Static shared memory is one for all of them: kernels of clusters use the dynamic kind.
+void run_clusters(dim3 grid, dim3 block, unsigned size, size_t shared_bytes,
+                  const std::function<void()>& body);
+unsigned cluster_rank();
+unsigned cluster_size();
+void cluster_barrier();
+void* shared_of(unsigned rank, const void* mine);  // the same place in a peer's shared memory
 void* shared_memory();  // of the running block, 128-byte aligned, filled with a pattern at its
                         // start
 void block_barrier();
@@ -77,6 +85,21 @@ cudaError_t launch_dependent(void (*kernel)(Parameters...), dim3 grid, dim3 bloc
   emulation::run_grid(grid, block, shared, [&] { kernel(Parameters(arguments)...); });
   return cudaSuccess;
 }
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_cluster(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned size,
+                           size_t shared, bool /*dependent*/, cudaStream_t /*stream*/,
+                           Arguments&&... arguments) {
+  emulation::run_clusters(grid, block, size, shared, [&] { kernel(Parameters(arguments)...); });
+  return cudaSuccess;
+}
+inline unsigned cluster_rank() { return emulation::cluster_rank(); }
+inline unsigned cluster_size() { return emulation::cluster_size(); }
+inline void cluster_sync() { emulation::cluster_barrier(); }
+template <typename T>
+T* cluster_peer(T* shared, unsigned rank) {
+  return static_cast<T*>(emulation::shared_of(rank, shared));
+}
+inline bool has_clusters() { return true; }
 inline size_t shared_memory_limit() { return size_t{227} << 10; }
 inline void wait_for_predecessor() {}
 inline void release_successor() {}
@@ -213,6 +236,9 @@ inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigne
 inline int __ffs(int v) { return __builtin_ffs(v); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>((static_cast<uint64_t>(a) * b) >> 32);
+}
+inline uint64_t __umul64hi(uint64_t a, uint64_t b) {
+  return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
 }
 unsigned __byte_perm(unsigned x, unsigned y, unsigned selector);
 template <typename T>

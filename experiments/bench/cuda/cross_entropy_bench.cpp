@@ -3,7 +3,8 @@
 #include "backbone/kernels/cross_entropy/cross_entropy_kernel.h"
 #include "experiments/bench/cuda/gpu_bench.h"
 
-namespace euromodal::bench {
+using namespace euromodal;
+using namespace euromodal::bench;
 
 EM_GPU_BENCH(cross_entropy) {
   constexpr int64_t kRows = 2048, kVocab = 128000;
@@ -28,5 +29,3 @@ EM_GPU_BENCH(cross_entropy) {
                  us, static_cast<double>(kBytes) * (gradient ? 2 : 1));
   }
 }
-
-}  // namespace euromodal::bench
