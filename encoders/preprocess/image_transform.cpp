@@ -102,34 +102,23 @@ std::array<int64_t, 2> ImageTransform::fixed_size() const {
   return {0, 0};
 }
 
-at::Tensor ImageTransform::apply(const Image& image) const {
-  check<DataError>(image.height > 0 && image.width > 0 &&
-                       static_cast<int64_t>(image.rgb.size()) == image.height * image.width * 3,
-                   "picture of {}x{} with {} bytes", image.height, image.width, image.rgb.size());
-  Image sized;
-  const Image* current = &image;
-  if (do_resize) {
-    int64_t to_height = height, to_width = width;
-    if (shortest_edge > 0) {
-      const int64_t shorter = std::min(image.height, image.width);
-      const int64_t longer = std::max(image.height, image.width);
-      // As Python's int(short · long / short): the division is one of doubles.
-      const auto other = static_cast<int64_t>(static_cast<double>(shortest_edge * longer) /
-                                              static_cast<double>(shorter));
-      check<DataError>(other <= 32 * kMaxEdge,
-                       "picture of {}x{} is too narrow: its longer edge would become {}",
-                       image.height, image.width, other);
-      to_height = image.width <= image.height ? other : shortest_edge;
-      to_width = image.width <= image.height ? shortest_edge : other;
-    }
-    sized = resize(image, to_height, to_width, resample);
-    current = &sized;
-  }
-  if (do_center_crop) {
-    sized = center_crop(*current, crop_height, crop_width);
-    current = &sized;
-  }
-  // 256 values per channel: rescaled in double and rounded to float32, then normalised in float32.
+std::array<int64_t, 2> ImageTransform::resized(int64_t from_height, int64_t from_width) const {
+  if (!do_resize) return {from_height, from_width};
+  if (shortest_edge == 0) return {height, width};
+  const int64_t shorter = std::min(from_height, from_width);
+  const int64_t longer = std::max(from_height, from_width);
+  // As Python's int(short · long / short): the division is one of doubles.
+  const auto other = static_cast<int64_t>(static_cast<double>(shortest_edge * longer) /
+                                          static_cast<double>(shorter));
+  check<DataError>(other <= 32 * kMaxEdge,
+                   "picture of {}x{} is too narrow: its longer edge would become {}", from_height,
+                   from_width, other);
+  if (from_width <= from_height) return {other, shortest_edge};
+  return {shortest_edge, other};
+}
+
+// Rescaled in double and rounded to float32, then normalised in float32.
+std::array<std::array<float, 256>, 3> ImageTransform::values() const {
   std::array<std::array<float, 256>, 3> table;
   for (size_t c = 0; c < 3; ++c) {
     for (int v = 0; v < 256; ++v) {
@@ -138,6 +127,25 @@ at::Tensor ImageTransform::apply(const Image& image) const {
       table[c][v] = value;
     }
   }
+  return table;
+}
+
+at::Tensor ImageTransform::apply(const Image& image) const {
+  check<DataError>(image.height > 0 && image.width > 0 &&
+                       static_cast<int64_t>(image.rgb.size()) == image.height * image.width * 3,
+                   "picture of {}x{} with {} bytes", image.height, image.width, image.rgb.size());
+  Image sized;
+  const Image* current = &image;
+  if (do_resize) {
+    const auto [to_height, to_width] = resized(image.height, image.width);
+    sized = resize(image, to_height, to_width, resample);
+    current = &sized;
+  }
+  if (do_center_crop) {
+    sized = center_crop(*current, crop_height, crop_width);
+    current = &sized;
+  }
+  const auto table = values();
   at::Tensor x_NCHW = at::empty({1, 3, current->height, current->width}, at::kFloat);
   float* out = x_NCHW.data_ptr<float>();
   const int64_t pixels = current->height * current->width;
@@ -147,12 +155,12 @@ at::Tensor ImageTransform::apply(const Image& image) const {
   return x_NCHW;
 }
 
+int64_t crop_start(int64_t have, int64_t want) {
+  return have >= want ? (have - want) / 2 : -((want - have + 1) / 2);
+}
+
 Image center_crop(const Image& image, int64_t height, int64_t width) {
-  // Half of the difference, rounded down also where it is negative.
-  const auto offset = [](int64_t have, int64_t want) {
-    return have >= want ? (have - want) / 2 : -((want - have + 1) / 2);
-  };
-  const int64_t top = offset(image.height, height), left = offset(image.width, width);
+  const int64_t top = crop_start(image.height, height), left = crop_start(image.width, width);
   Image out{height, width, std::vector<uint8_t>(static_cast<size_t>(height * width * 3), 0)};
   for (int64_t y = 0; y < height; ++y) {
     const int64_t from_y = y + top;

@@ -35,9 +35,16 @@ struct ImageTransform {
   /// Size of what apply() returns, as far as it does not depend on the picture: {0, 0} when it
   /// does.
   std::array<int64_t, 2> fixed_size() const;
+  /// Height and width behind the resize of a picture, before the crop. DataError: too narrow.
+  std::array<int64_t, 2> resized(int64_t height, int64_t width) const;
+  /// What becomes of each byte in each channel, rescaled and normalised.
+  std::array<std::array<float, 256>, 3> values() const;
   /// -> [1, 3, H, W] f32. Thread safe.
   at::Tensor apply(const Image& image) const;
 };
+
+/// First row or column of the middle `want` of `have`, rounded down; negative where `want` is more.
+int64_t crop_start(int64_t have, int64_t want);
 
 /// The middle height x width of a picture; where it is smaller, black around it.
 Image center_crop(const Image& image, int64_t height, int64_t width);

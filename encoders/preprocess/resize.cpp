@@ -157,15 +157,40 @@ Image resize_nearest(const Image& in, int64_t height, int64_t width) {
 
 }  // namespace
 
+ResizeAxis resize_axis(int64_t from, int64_t to, Resample filter) {
+  ResizeTaps taps;
+  if (from == to || filter == Resample::kNearest) {  // one pixel, as it is
+    taps.first = resize_nearest_map(from, to);
+    taps.weights.assign(static_cast<size_t>(to), {1 << kWeightBits});
+  } else {
+    taps = resize_taps(from, to, filter);
+  }
+  ResizeAxis out;
+  for (const auto& weights : taps.weights)
+    out.taps = std::max(out.taps, static_cast<int64_t>(weights.size()));
+  out.first_O.assign(taps.first.begin(), taps.first.end());
+  out.weight_KO.assign(static_cast<size_t>(out.taps * to), 0);
+  for (int64_t o = 0; o < to; ++o)
+    for (size_t k = 0; k < taps.weights[o].size(); ++k)
+      out.weight_KO[k * static_cast<size_t>(to) + static_cast<size_t>(o)] = taps.weights[o][k];
+  return out;
+}
+
+// The rounding between the passes makes their order visible. Since version 13 Pillow starts with
+// the rows where that saves the most: when more than twice as many rows as columns go away.
+bool resize_starts_with_rows(int64_t height, int64_t width, int64_t to_height, int64_t to_width,
+                             Resample filter) {
+  return filter != Resample::kNearest && to_height < height &&
+         height - to_height > 2 * (width - to_width);
+}
+
 Image resize(const Image& image, int64_t height, int64_t width, Resample filter) {
   check<DataError>(height > 0 && width > 0, "picture cannot be resized to {}x{}", height, width);
   if (height == image.height && width == image.width) return image;
   if (filter == Resample::kNearest) return resize_nearest(image, height, width);
   if (width == image.width) return resize_rows(image, height, filter);
   if (height == image.height) return resize_columns(image, width, filter);
-  // The rounding between the passes makes their order visible. Since version 13 Pillow starts with
-  // the rows where that saves the most: when more than twice as many rows as columns go away.
-  if (height < image.height && image.height - height > 2 * (image.width - width))
+  if (resize_starts_with_rows(image.height, image.width, height, width, filter))
     return resize_columns(resize_rows(image, height, filter), width, filter);
   return resize_rows(resize_columns(image, width, filter), height, filter);
 }
