@@ -16,6 +16,7 @@ const euromodal::CudaOps* euromodal_cuda_ops() {
       .rms_norm_forward = &cuda::rms_norm_forward,
       .rms_norm_backward = &cuda::rms_norm_backward,
       .cross_entropy_rows = &cuda::cross_entropy_rows,
+      .distillation_rows = &cuda::distillation_rows,
       .make_decoder = &cuda::make_decoder,
   };
   return &ops;

@@ -17,6 +17,9 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& dy_TD,
 // cross_entropy.cpp
 void cross_entropy_rows(const CrossEntropyChunk& chunk);
 
+// distillation.cpp
+void distillation_rows(const DistillationChunk& chunk);
+
 // graph_decoder.cpp
 std::unique_ptr<Decoder> make_decoder(const Llama& llama, const DecoderOptions& options);
 

@@ -22,6 +22,16 @@ struct CrossEntropyChunk {
   bool gradient;
 };
 
+/// One chunk of linear_distillation: two times rows of logits to losses.
+struct DistillationChunk {
+  at::Tensor student_CV;    // f32, bf16 or f16; becomes its own gradient where `gradient`
+  at::Tensor teacher_CV;    // the same dtype
+  at::Tensor row_weight_C;  // f32 or undefined (all 1)
+  at::Tensor loss_C;        // f32, written
+  double temperature;
+  bool gradient;
+};
+
 struct CudaOps {
   /// x_TD, weight_D (f32 or bf16, contiguous, on one CUDA device) -> y_TD, and 1/rms of each row
   /// [T] f32.
@@ -35,6 +45,8 @@ struct CudaOps {
                                                           const at::Tensor& inv_rms_T) = nullptr;
   /// Formula in backbone/kernels/cross_entropy/cross_entropy.cpp; same bits on every run.
   void (*cross_entropy_rows)(const CrossEntropyChunk& chunk) = nullptr;
+  /// Formula in backbone/kernels/distillation/distillation.cpp; same bits on every run.
+  void (*distillation_rows)(const DistillationChunk& chunk) = nullptr;
   /// See backbone/decoder.h.
   std::unique_ptr<Decoder> (*make_decoder)(const Llama& llama,
                                            const DecoderOptions& options) = nullptr;

@@ -8,26 +8,13 @@
 #include <cmath>
 
 #include "backbone/kernels/cross_entropy/cross_entropy_kernel.h"
-#include "backbone/kernels/cuda/device.h"
+#include "backbone/kernels/cuda/logit_rows.h"
 
 namespace euromodal {
 namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr int kBatch = 4;  // 16-byte loads of a thread under way at once
-constexpr float kLog2e = 1.44269504088896340736F;
-
-// exp of something not above 0, by the hardware's power of two: relative error 2^-22.
-EM_DEVICE float exp_low(float x) {
-#if defined(__CUDA_ARCH__)
-  float out;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x * kLog2e));
-  return out;
-#else
-  return exp2f(x * kLog2e);
-#endif
-}
-
 // Largest logit, sum of exp(logit - largest), sum of logits.
 struct RowSums {
   float highest = -FLT_MAX, sum = 0.0F, total = 0.0F;
@@ -47,26 +34,6 @@ EM_DEVICE void take(RowSums& s, const float (&x)[kCount]) {
   }
   s.highest = highest;
   s.sum = sum;
-}
-
-template <typename T>
-EM_DEVICE void widen(const Vec16<T>& v, float (&x)[Vec16<T>::kCount]) {
-#pragma unroll
-  for (int i = 0; i < Vec16<T>::kCount; ++i) x[i] = to_float(v.v[i]);
-}
-
-// A row as scalars up to the first multiple of 16 bytes, vectors, and the scalars behind them.
-struct RowParts {
-  int64_t head, vectors, tail_begin;
-};
-template <typename T>
-EM_DEVICE RowParts parts_of(const T* row, int64_t vocab) {
-  constexpr int64_t kCount = Vec16<T>::kCount;
-  const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(row) % 16 / sizeof(T));
-  int64_t head = past == 0 ? 0 : kCount - past;
-  head = head < vocab ? head : vocab;
-  const int64_t vectors = (vocab - head) / kCount;
-  return {head, vectors, head + vectors * kCount};
 }
 
 // A row that is needed again stays in L2.

@@ -11,6 +11,7 @@
 
 #include "backbone/kernels/autograd.h"
 #include "backbone/kernels/checks.h"
+#include "backbone/kernels/cuda_ops.h"
 #include "backbone/kernels/matmul.h"
 #include "backbone/kernels/row_losses.h"
 #include "backbone/kernels/simd.h"
@@ -84,9 +85,31 @@ struct DistillRun {
     const auto logits = [&](const at::Tensor& hidden_RD) {
       const at::Tensor h_CD =
           aligned ? aligned_rows(hidden_RD, begin, count) : hidden_RD.narrow(0, begin, count);
-      return at::mm(h_CD, args.weight_VD.t()).to(wide);
+      const at::Tensor product_CV = at::mm(h_CD, args.weight_VD.t());
+      return product_CV.is_cuda() ? product_CV : product_CV.to(wide);
     };
     const at::Tensor z_CV = logits(args.student_RD), y_CV = logits(args.teacher_RD);
+    z_CV.is_cuda() ? device_rows(z_CV, y_CV, begin) : host_rows(z_CV, y_CV, begin);
+    if (dstudent_RD.defined())
+      dstudent_RD.narrow(0, begin, count)
+          .copy_(at::mm(z_CV.to(args.student_RD.scalar_type()), args.weight_VD));
+  }
+
+  // Losses of the chunk's rows; z_CV becomes its own gradient where one is wanted.
+  void device_rows(const at::Tensor& z_CV, const at::Tensor& y_CV, int64_t begin) {
+    const int64_t count = z_CV.size(0);
+    cuda_ops().distillation_rows({.student_CV = z_CV,
+                                  .teacher_CV = y_CV,
+                                  .row_weight_C = row_weight_R.defined()
+                                                      ? row_weight_R.narrow(0, begin, count)
+                                                      : at::Tensor(),
+                                  .loss_C = row_loss_R.narrow(0, begin, count),
+                                  .temperature = args.temperature,
+                                  .gradient = dstudent_RD.defined()});
+  }
+
+  void host_rows(const at::Tensor& z_CV, const at::Tensor& y_CV, int64_t begin) {
+    const int64_t count = z_CV.size(0);
     const auto run = [&](auto zero) {
       using A = decltype(zero);
       const DistillRowsArgs<A> all{
@@ -107,9 +130,6 @@ struct DistillRun {
       });
     };
     wide == at::kDouble ? run(double{}) : run(float{});
-    if (dstudent_RD.defined())
-      dstudent_RD.narrow(0, begin, count)
-          .copy_(at::mm(z_CV.to(args.student_RD.scalar_type()), args.weight_VD));
   }
 
   void sample(int64_t begin, int64_t length, bool aligned) {
@@ -122,7 +142,8 @@ DistillOut distill_forward(const DistillationArgs& args, const Segments& rows, b
   const at::ScalarType wide =
       args.student_RD.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   DistillRun run{args, wide, {}, {}, {}};
-  if (args.row_weight_R.defined()) run.row_weight_R = args.row_weight_R.to(wide).contiguous();
+  if (args.row_weight_R.defined())
+    run.row_weight_R = args.row_weight_R.to(args.student_RD.device(), wide).contiguous();
   run.row_loss_R = at::empty({args.student_RD.size(0)}, args.student_RD.options().dtype(wide));
   if (gradient) run.dstudent_RD = at::empty_like(args.student_RD);
   if (!rows.per_sample) {
@@ -156,15 +177,17 @@ void distill_check(const DistillationArgs& args, const Segments& rows) {
   check_shape(args.student_RD, {-1, -1}, op, "student_RD");
   const int64_t count = args.student_RD.size(0), width = args.student_RD.size(1);
   check_shape(args.teacher_RD, {count, width}, op, "teacher_RD");
-  check_like(args.teacher_RD, args.student_RD, op, "teacher_RD");
+  check_same(args.teacher_RD, args.student_RD, op, "teacher_RD");
   check_shape(args.weight_VD, {-1, width}, op, "weight_VD");
-  check_like(args.weight_VD, args.student_RD, op, "weight_VD");
+  check_same(args.weight_VD, args.student_RD, op, "weight_VD");
   check(!args.weight_VD.requires_grad() && !args.teacher_RD.requires_grad(),
         "{}: only the student has a gradient; teacher and head must be frozen", op);
   if (args.row_weight_R.defined()) check_shape(args.row_weight_R, {count}, op, "row_weight_R");
   check(args.temperature > 0.0, "{}: temperature is {}, expected above 0", op, args.temperature);
   check(args.chunk_rows > 0, "{}: chunk_rows is {}, expected 1 or more", op, args.chunk_rows);
   if (rows.per_sample) check_segments(rows, count, op);
+  check(args.student_RD.is_cpu() || !rows.per_sample,
+        "{}: sums sample by sample have a CPU implementation only", op);
 }
 
 }  // namespace
