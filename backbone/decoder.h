@@ -13,7 +13,8 @@ namespace euromodal {
 
 class Llama;
 
-/// Weights of the blocks as decoding reads them (the head stays bf16).
+/// Weights of the blocks as decoding reads them. The head stays bf16, and so do the weights for
+/// prompts and for steps of more than 16 sequences, which stay in memory beside the quantised ones.
 enum class DecodeWeights { kBf16, kFp8, kInt8, kInt4 };
 
 struct DecoderOptions {

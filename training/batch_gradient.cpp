@@ -19,7 +19,6 @@ BatchGradient::BatchGradient(Objective& objective, FlatBuffer& buffer, Collectiv
 BatchSums BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics, bool last) {
   double count = 0.0;
   float loss_sum = 0.0F;
-  at::Tensor device_sum;  // on a GPU: fetched once
   for (size_t i = 0; i < part.batches.size(); ++i) {
     const Batch& batch = part.batches[i];
     metrics.add("flops", objective_.flops(batch), 0.0);
@@ -35,15 +34,12 @@ BatchSums BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics, 
     }
     if (sums.loss_sum.is_cuda()) {
       const at::Tensor value = sums.loss_sum.detach();
-      device_sum = device_sum.defined() ? device_sum + value : value;
+      device_loss_ = device_loss_.defined() ? device_loss_ + value : value;
     } else {
       loss_sum += sums.loss_sum.item<float>();
     }
     count += sums.count;
     metrics.add(sums.metrics);
-  }
-  if (device_sum.defined()) {
-    device_sums_ = device_sums_.defined() ? device_sums_ + device_sum : device_sum;
   }
   return {.loss_sum = loss_sum, .count = count};
 }
@@ -57,6 +53,7 @@ BatchSums BatchGradient::run(const std::vector<PartBatches>& parts, RunMetrics& 
     if (!options_.deterministic) break;  // all parts of a rank are one round
   }
   sync_.begin(contributors);
+  device_loss_.reset();
   std::vector<double> figures(1 + votes.size(), 0.0);
   std::vector<float> losses;
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -86,8 +83,8 @@ BatchSums BatchGradient::run(const std::vector<PartBatches>& parts, RunMetrics& 
     world_.ordered_sum(addends, ids, 1, &loss_sum);
   } else {
     for (const float loss : losses) loss_sum += loss;
-    if (device_sums_.defined()) loss_sum += device_sums_.item<float>();  // the step's one wait
-    device_sums_.reset();
+    // One of the two waits of a step on a GPU; the other is for the norm.
+    if (device_loss_.defined()) loss_sum += device_loss_.item<float>();
     world_.all_reduce_sum(&loss_sum, 1);
   }
   std::copy(votes.begin(), votes.end(), figures.begin() + 1);

@@ -48,7 +48,7 @@ class BatchGradient {
   Collectives& world_;
   BatchGradientOptions options_;
   GradientSync sync_;
-  at::Tensor device_sums_;  // losses of this step on a GPU
+  at::Tensor device_loss_;  // sum of this step's losses so far, where they lie on a GPU
 };
 
 }  // namespace euromodal

@@ -184,14 +184,28 @@ void GraphDecoder::linear(const DecodeLinear& layer, SkinnyLinearArgs args, int6
   check_launch(skinny_linear(args, stream()), "skinny_linear");
 }
 
+SkinnyLinearArgs GraphDecoder::from_hidden(const DecodeLinear& layer,
+                                           const at::Tensor& norm_D) const {
+  SkinnyLinearArgs args = layer.arguments();
+  args.x_MK = h_SD_.const_data_ptr();
+  args.norm_weight_K = norm_D.const_data_ptr();
+  args.norm_eps = static_cast<float>(config_.rms_norm_eps);
+  return args;
+}
+
+SkinnyLinearArgs GraphDecoder::onto_hidden(const DecodeLinear& layer, const at::Tensor& x) const {
+  SkinnyLinearArgs args = layer.arguments();
+  args.x_MK = x.const_data_ptr();
+  args.residual_MN = h_SD_.const_data_ptr();
+  args.y_MN = h_SD_.mutable_data_ptr();
+  return args;
+}
+
 void GraphDecoder::run(int64_t B) {
   at::Tensor h_BD = h_SD_.narrow(0, 0, B);
   at::index_select_out(h_BD, llama_.embedding_VD(), 0, token_S_.narrow(0, 0, B));
   for (int64_t index = 0; index < config_.num_layers; ++index) block(index, B);
-  SkinnyLinearArgs args = head_.arguments();
-  args.x_MK = h_SD_.const_data_ptr();
-  args.norm_weight_K = llama_.final_norm_D().const_data_ptr();
-  args.norm_eps = static_cast<float>(config_.rms_norm_eps);
+  SkinnyLinearArgs args = from_hidden(head_, llama_.final_norm_D());
   args.y_MN = logits_SV_.mutable_data_ptr();
   args.y_type = DType::kF32;
   linear(head_, args, B);
@@ -205,14 +219,9 @@ void GraphDecoder::block(int64_t index, int64_t B) {
   const int64_t H = config_.num_heads, K = config_.num_kv_heads, N = config_.head_dim;
   const DType kv = options_.fp8_cache ? DType::kFp8E4M3 : DType::kBf16;
   const float* kv_scale = options_.fp8_cache ? kv_scale_2_.const_data_ptr<float>() : nullptr;
-  const auto eps = static_cast<float>(config_.rms_norm_eps);
 
-  SkinnyLinearArgs qkv = weights.qkv.arguments();
-  qkv.x_MK = h_SD_.const_data_ptr();
-  qkv.norm_weight_K = norms.input_norm_D.const_data_ptr();
-  qkv.norm_eps = eps;
+  SkinnyLinearArgs qkv = from_hidden(weights.qkv, norms.input_norm_D);
   qkv.y_MN = qkv_SO_.mutable_data_ptr();
-  qkv.y_type = DType::kBf16;
   linear(weights.qkv, qkv, B);
 
   RopeStoreArgs rope{};
@@ -257,28 +266,14 @@ void GraphDecoder::block(int64_t index, int64_t B) {
   attention.dependent = true;
   check_launch(decode_attention(attention, stream()), "decode_attention");
 
-  SkinnyLinearArgs o = weights.o.arguments();
-  o.x_MK = mixed_SHN_.const_data_ptr();
-  o.residual_MN = h_SD_.const_data_ptr();
-  o.y_MN = h_SD_.mutable_data_ptr();
-  o.y_type = DType::kBf16;
-  linear(weights.o, o, B);
+  linear(weights.o, onto_hidden(weights.o, mixed_SHN_), B);
 
-  SkinnyLinearArgs gate_up = weights.gate_up.arguments();
-  gate_up.x_MK = h_SD_.const_data_ptr();
-  gate_up.norm_weight_K = norms.post_norm_D.const_data_ptr();
-  gate_up.norm_eps = eps;
+  SkinnyLinearArgs gate_up = from_hidden(weights.gate_up, norms.post_norm_D);
   gate_up.epilogue = SkinnyEpilogue::kSwiglu;
   gate_up.y_MN = inner_SF_.mutable_data_ptr();
-  gate_up.y_type = DType::kBf16;
   linear(weights.gate_up, gate_up, B);
 
-  SkinnyLinearArgs down = weights.down.arguments();
-  down.x_MK = inner_SF_.const_data_ptr();
-  down.residual_MN = h_SD_.const_data_ptr();
-  down.y_MN = h_SD_.mutable_data_ptr();
-  down.y_type = DType::kBf16;
-  linear(weights.down, down, B);
+  linear(weights.down, onto_hidden(weights.down, inner_SF_), B);
 }
 
 // The same in LibTorch's products: pointers back to tensors of B rows.

@@ -35,6 +35,10 @@ class GraphDecoder final : public Decoder {
   int splits_of(int64_t B) const;  // of the attention
   void run(int64_t bucket);        // the step's kernels on the current stream
   void block(int64_t index, int64_t B);
+  /// Of the normalised residual stream; y is left open.
+  SkinnyLinearArgs from_hidden(const DecodeLinear& layer, const at::Tensor& norm_D) const;
+  /// Of x, added to the residual stream.
+  SkinnyLinearArgs onto_hidden(const DecodeLinear& layer, const at::Tensor& x) const;
   void linear(const DecodeLinear& layer, SkinnyLinearArgs args, int64_t B);
   void wide_linear(const DecodeLinear& layer, const SkinnyLinearArgs& args, int64_t B);
   void capture();

@@ -12,7 +12,8 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_forward(const at::Tensor& x_TD,
 std::tuple<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& dy_TD,
                                                      const at::Tensor& x_TD,
                                                      const at::Tensor& weight_D,
-                                                     const at::Tensor& inv_rms_T);
+                                                     const at::Tensor& inv_rms_T,
+                                                     bool wants_dweight);
 
 // cross_entropy.cpp
 void cross_entropy_rows(const CrossEntropyChunk& chunk);

@@ -29,21 +29,26 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_forward(const at::Tensor& x_TD,
 std::tuple<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& dy_TD,
                                                      const at::Tensor& x_TD,
                                                      const at::Tensor& weight_D,
-                                                     const at::Tensor& inv_rms_T) {
+                                                     const at::Tensor& inv_rms_T,
+                                                     bool wants_dweight) {
   const c10::cuda::CUDAGuard guard(x_TD.device());
   const at::Tensor dy = dy_TD.contiguous(), x = x_TD.contiguous(), w = weight_D.contiguous();
-  at::Tensor dx_TD = at::empty_like(x), dweight_D = at::empty_like(w),
-             partial_PD = at::empty({kRmsNormPartials, x.size(1)}, x.options().dtype(at::kFloat));
-  const RmsNormBackwardArgs args{.dy_TD = dy.const_data_ptr(),
-                                 .x_TD = x.const_data_ptr(),
-                                 .weight_D = w.const_data_ptr(),
-                                 .inv_rms_T = inv_rms_T.const_data_ptr<float>(),
-                                 .dx_TD = dx_TD.mutable_data_ptr(),
-                                 .dweight_D = dweight_D.mutable_data_ptr(),
-                                 .partial_PD = partial_PD.mutable_data_ptr<float>(),
-                                 .rows = x.size(0),
-                                 .width = x.size(1),
-                                 .type = kernel_dtype(x, "rms_norm")};
+  at::Tensor dx_TD = at::empty_like(x), dweight_D, partial_PD;
+  if (wants_dweight) {
+    dweight_D = at::empty_like(w);
+    partial_PD = at::empty({kRmsNormPartials, x.size(1)}, x.options().dtype(at::kFloat));
+  }
+  const RmsNormBackwardArgs args{
+      .dy_TD = dy.const_data_ptr(),
+      .x_TD = x.const_data_ptr(),
+      .weight_D = w.const_data_ptr(),
+      .inv_rms_T = inv_rms_T.const_data_ptr<float>(),
+      .dx_TD = dx_TD.mutable_data_ptr(),
+      .dweight_D = wants_dweight ? dweight_D.mutable_data_ptr() : nullptr,
+      .partial_PD = wants_dweight ? partial_PD.mutable_data_ptr<float>() : nullptr,
+      .rows = x.size(0),
+      .width = x.size(1),
+      .type = kernel_dtype(x, "rms_norm")};
   check_launch(euromodal::rms_norm_backward(args, c10::cuda::getCurrentCUDAStream()),
                "rms_norm_backward");
   return {dx_TD, dweight_D};

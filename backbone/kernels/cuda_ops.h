@@ -38,11 +38,13 @@ struct CudaOps {
   std::tuple<at::Tensor, at::Tensor> (*rms_norm_forward)(const at::Tensor& x_TD,
                                                          const at::Tensor& weight_D,
                                                          double eps) = nullptr;
-  /// dy_TD and what forward saved -> dx_TD, dweight_D (same bits on every run).
+  /// dy_TD and what forward saved -> dx_TD, dweight_D (undefined where not wanted; same bits on
+  /// every run).
   std::tuple<at::Tensor, at::Tensor> (*rms_norm_backward)(const at::Tensor& dy_TD,
                                                           const at::Tensor& x_TD,
                                                           const at::Tensor& weight_D,
-                                                          const at::Tensor& inv_rms_T) = nullptr;
+                                                          const at::Tensor& inv_rms_T,
+                                                          bool wants_dweight) = nullptr;
   /// Formula in backbone/kernels/cross_entropy/cross_entropy.cpp; same bits on every run.
   void (*cross_entropy_rows)(const CrossEntropyChunk& chunk) = nullptr;
   /// Formula in backbone/kernels/distillation/distillation.cpp; same bits on every run.

@@ -3,14 +3,15 @@
 // second of decoding alone; pp: of the prompt alone); every figure beside what the device can do,
 // measured in the same run.
 //
-//   gpu_model_bench [--layers N] [--shape 22b|9b|1.7b] [--only limits,decode,prefill,train] [--json
-//   FILE]
+//   gpu_model_bench [--shape 22b|9b|1.7b] [--layers N] [--only decode,prefill,train]
+//                   [--keeps none|mlp|layer|"every K"] [--json FILE]
 //
 // Shares: decode of (weights + cache read per token) / read bandwidth, prefill and training of the
 // bf16 matrix rate (training counts 4 N operations a token: forward, and backward to the inputs).
 #include <chrono>
 #include <cstdio>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -97,20 +98,33 @@ void limits(Bench& b) {
 }
 
 void make_model(Bench& b, const std::string& shape, int64_t layers) {
-  LlamaConfig& c = b.config;
   const bool big = shape == "22b", middle = shape == "9b";
-  c.hidden_size = big ? 6144 : middle ? 4096 : 2048;
-  c.intermediate_size = big ? 16384 : middle ? 12288 : 5632;
-  c.num_layers = layers > 0 ? layers : big ? 54 : middle ? 42 : 24;
-  c.num_heads = big ? 48 : middle ? 32 : 16;
-  c.num_kv_heads = 8;
-  c.head_dim = 128;
-  c.vocab_size = 128000;
-  c.max_positions = 32768;
-  c.rms_norm_eps = 1e-5;
-  c.rope.head_dim = 128;
-  c.rope.max_positions = 32768;
-  c.rope.theta = 1e6;
+  check<UsageError>(big || middle || shape == "1.7b", "--shape: '{}', expected 22b, 9b or 1.7b",
+                    shape);
+  const Json json = {{"model_type", "llama"},
+                     {"vocab_size", 128000},
+                     {"hidden_size", big      ? 6144
+                                     : middle ? 4096
+                                              : 2048},
+                     {"intermediate_size", big      ? 16384
+                                           : middle ? 12288
+                                                    : 5632},
+                     {"num_hidden_layers", layers > 0 ? layers
+                                           : big      ? 54
+                                           : middle   ? 42
+                                                      : 24},
+                     {"num_attention_heads", big      ? 48
+                                             : middle ? 32
+                                                      : 16},
+                     {"num_key_value_heads", 8},
+                     {"head_dim", 128},
+                     {"max_position_embeddings", 32768},
+                     {"rms_norm_eps", 1e-5},
+                     {"rope_theta", 1e6},
+                     {"hidden_act", "silu"},
+                     {"tie_word_embeddings", false}};
+  b.config = LlamaConfig::from_json(JsonView(json, shape));
+  const LlamaConfig& c = b.config;
   const int64_t D = c.hidden_size, F = c.intermediate_size, Q = c.num_heads * 128,
                 K = c.num_kv_heads * 128;
   std::vector<NamedTensor> tensors;
@@ -268,22 +282,28 @@ void train(Bench& b, const std::string& checkpointing) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string shape = "22b", only = "limits,decode,prefill,train", json, keeps = "none";
-  int64_t layers = 0;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    const std::string word = argv[i];
-    if (word == "--shape") shape = argv[i + 1];
-    if (word == "--layers") layers = std::stoll(argv[i + 1]);
-    if (word == "--only") only = argv[i + 1];
-    if (word == "--json") json = argv[i + 1];
-    if (word == "--keeps") keeps = argv[i + 1];
+  std::string shape = "22b", only = "decode,prefill,train", json, keeps = "none", layers = "0";
+  const std::map<std::string, std::string*> words = {{"--shape", &shape},
+                                                     {"--only", &only},
+                                                     {"--json", &json},
+                                                     {"--keeps", &keeps},
+                                                     {"--layers", &layers}};
+  for (int i = 1; i < argc; i += 2) {
+    const auto word = words.find(argv[i]);
+    if (word == words.end() || i + 1 == argc) {
+      fmt::print(stderr,
+                 "usage: gpu_model_bench [--shape 22b|9b|1.7b] [--layers N] "
+                 "[--only decode,prefill,train] [--keeps MODE] [--json FILE]\n");
+      return 2;
+    }
+    *word->second = argv[i + 1];
   }
   const auto wanted = [&](const char* word) { return only.find(word) != std::string::npos; };
   try {
     Bench bench;
     bench.device = open_device("cuda");
     limits(bench);
-    if (wanted("decode") || wanted("prefill") || wanted("train")) make_model(bench, shape, layers);
+    make_model(bench, shape, std::stoll(layers));
     if (wanted("prefill")) prefill(bench);
     if (wanted("train")) train(bench, keeps);
     if (wanted("decode")) decode(bench);

@@ -12,6 +12,7 @@
 #include "core/rng.h"
 #include "tests/support/gradcheck.h"
 #include "tests/support/memory_count.h"
+#include "tests/support/small_llama.h"
 #include "tests/support/tensor_near.h"
 
 namespace euromodal {
@@ -23,18 +24,7 @@ using Kind = Checkpointing::Kind;
 constexpr int64_t kD = 16, kF = 40, kH = 4, kK = 2, kN = 4, kLayers = 3;
 
 LlamaConfig checkpointing_config() {
-  LlamaConfig c;
-  c.vocab_size = 11;
-  c.hidden_size = kD;
-  c.intermediate_size = kF;
-  c.num_layers = kLayers;
-  c.num_heads = kH;
-  c.num_kv_heads = kK;
-  c.head_dim = kN;
-  c.max_positions = 64;
-  c.rope.head_dim = kN;
-  c.rope.max_positions = 64;
-  return c;
+  return testing_support::llama_config({11, kD, kF, kLayers, kH, kK, kN, 64});
 }
 
 TextModel checkpointing_model() {

@@ -20,7 +20,8 @@ TEST(DeviceTest, KnowsTheCpuAndRefusesUnknownWords) {
 
 TEST(DeviceTest, WithoutADriverTheErrorSaysSo) {
   if (::dlopen("libcuda.so.1", RTLD_NOW))
-    GTEST_SKIP() << "this host has an NVIDIA driver; the CUDA tests run here instead";
+    GTEST_SKIP()
+        << "this host has an NVIDIA driver; tests_ops_gpu of preset cuda runs there instead";
   try {
     (void)open_device("cuda");
     FAIL() << "no error";

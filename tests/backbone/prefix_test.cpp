@@ -8,6 +8,7 @@
 #include "backbone/prefix_cache.h"
 #include "tests/support/flop_count.h"
 #include "tests/support/gradcheck.h"
+#include "tests/support/small_llama.h"
 #include "tests/support/tensor_near.h"
 
 namespace euromodal {
@@ -18,18 +19,8 @@ using testing_support::FlopCount;
 constexpr int64_t kD = 16, kF = 40, kH = 4, kK = 2, kN = 4, kLayers = 3;
 
 TextModel prefix_model() {
-  LlamaConfig c;
-  c.vocab_size = 11;
-  c.hidden_size = kD;
-  c.intermediate_size = kF;
-  c.num_layers = kLayers;
-  c.num_heads = kH;
-  c.num_kv_heads = kK;
-  c.head_dim = kN;
-  c.max_positions = 512;
-  c.rope.head_dim = kN;
-  c.rope.max_positions = 512;
-  TextModel out = random_text_model(c, 3);
+  TextModel out =
+      random_text_model(testing_support::llama_config({11, kD, kF, kLayers, kH, kK, kN, 512}), 3);
   uint64_t seed = 100;
   for (const NamedTensor& p : out.parameters)
     p.tensor.copy_(randn(p.tensor.sizes(), ++seed).mul_(0.3));

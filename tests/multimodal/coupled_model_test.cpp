@@ -7,6 +7,7 @@
 
 #include "backbone/kernels/linear/linear.h"
 #include "tests/support/gradcheck.h"
+#include "tests/support/small_llama.h"
 #include "tests/support/temp.h"
 #include "tests/support/tensor_near.h"
 
@@ -53,18 +54,8 @@ class PixelEncoder final : public Encoder {
 };
 
 LlamaConfig small_config() {
-  LlamaConfig out;
-  out.vocab_size = 320;
-  out.hidden_size = 16;
-  out.intermediate_size = 24;
-  out.num_layers = 2;
-  out.num_heads = 4;
-  out.num_kv_heads = 2;
-  out.head_dim = 4;
-  out.max_positions = 128;
+  LlamaConfig out = testing_support::llama_config({320, 16, 24, 2, 4, 2, 4, 128});
   out.rms_norm_eps = 1e-5;
-  out.rope.head_dim = 4;
-  out.rope.max_positions = 128;
   out.rope.original_max_positions = 128;
   out.eos_ids = {4};
   return out;

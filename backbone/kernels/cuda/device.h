@@ -58,39 +58,37 @@ EM_DEVICE uint4 load16_streaming(const void* p) {
 #endif
 }
 
-/// The same bits in every lane and on every run.
-EM_DEVICE float warp_sum(float v) {
-  for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffU, v, offset);
-  return v;
-}
-EM_DEVICE float warp_max(float v) {
-  for (int offset = 16; offset > 0; offset >>= 1)
-    v = fmaxf(v, __shfl_xor_sync(0xffffffffU, v, offset));
+/// Folds the warp's values by `f`: the same bits in every lane and on every run.
+template <typename F>
+EM_DEVICE float warp_fold(float v, F&& f) {
+  for (int offset = 16; offset > 0; offset >>= 1) v = f(v, __shfl_xor_sync(0xffffffffU, v, offset));
   return v;
 }
 
 /// Over a block of a multiple of 32 threads (x only); every thread gets the result. `scratch`:
 /// shared, one float a warp; may be used again after the next barrier.
-EM_DEVICE float block_sum(float v, float* scratch) {
-  v = warp_sum(v);
-  const unsigned warps = blockDim.x / 32;
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
-  __syncthreads();
-  float total = 0.0F;
-  for (unsigned w = 0; w < warps; ++w) total += scratch[w];
-  return total;
-}
-EM_DEVICE float block_max(float v, float* scratch) {
-  v = warp_max(v);
+template <typename F>
+EM_DEVICE float block_fold(float v, float* scratch, F&& f) {
+  v = warp_fold(v, f);
   const unsigned warps = blockDim.x / 32;
   __syncthreads();
   if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = v;
   __syncthreads();
   float total = scratch[0];
-  for (unsigned w = 1; w < warps; ++w) total = fmaxf(total, scratch[w]);
+  for (unsigned w = 1; w < warps; ++w) total = f(total, scratch[w]);
   return total;
 }
+
+struct Plus {
+  EM_DEVICE float operator()(float a, float b) const { return a + b; }
+};
+struct Larger {
+  EM_DEVICE float operator()(float a, float b) const { return fmaxf(a, b); }
+};
+EM_DEVICE float warp_sum(float v) { return warp_fold(v, Plus{}); }
+EM_DEVICE float warp_max(float v) { return warp_fold(v, Larger{}); }
+EM_DEVICE float block_sum(float v, float* scratch) { return block_fold(v, scratch, Plus{}); }
+EM_DEVICE float block_max(float v, float* scratch) { return block_fold(v, scratch, Larger{}); }
 
 /// 16 bytes from global to shared memory without registers; complete after copies_wait.
 EM_DEVICE void copy_async_16(void* shared, const void* global) {

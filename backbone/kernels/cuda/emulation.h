@@ -166,40 +166,35 @@ void __stcg(T* p, T v) {
   *p = v;
 }
 
+// One thread at a time runs: what follows is atomic.
+template <typename T, typename F>
+T em_update(T* p, F&& next) {
+  const T old = *p;
+  *p = next(old);
+  return old;
+}
 template <typename T>
 T atomicAdd(T* p, T v) {
-  const T old = *p;
-  *p = old + v;
-  return old;
+  return em_update(p, [&](T old) { return static_cast<T>(old + v); });
 }
 template <typename T>
 T atomicMax(T* p, T v) {
-  const T old = *p;
-  *p = old < v ? v : old;
-  return old;
+  return em_update(p, [&](T old) { return old < v ? v : old; });
 }
 template <typename T>
 T atomicMin(T* p, T v) {
-  const T old = *p;
-  *p = v < old ? v : old;
-  return old;
+  return em_update(p, [&](T old) { return v < old ? v : old; });
 }
 template <typename T>
 T atomicExch(T* p, T v) {
-  const T old = *p;
-  *p = v;
-  return old;
+  return em_update(p, [&](T) { return v; });
 }
 template <typename T>
 T atomicCAS(T* p, T compare, T v) {
-  const T old = *p;
-  if (old == compare) *p = v;
-  return old;
+  return em_update(p, [&](T old) { return old == compare ? v : old; });
 }
 inline unsigned atomicInc(unsigned* p, unsigned limit) {
-  const unsigned old = *p;
-  *p = old >= limit ? 0U : old + 1U;
-  return old;
+  return em_update(p, [&](unsigned old) { return old >= limit ? 0U : old + 1U; });
 }
 
 template <typename To, typename From>

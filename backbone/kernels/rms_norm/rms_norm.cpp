@@ -44,8 +44,8 @@ struct RmsNormCudaFunction final : torch::autograd::Function<RmsNormCudaFunction
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const variable_list saved = ctx->get_saved_variables();
-    const auto [dx_TD, dweight_D] =
-        cuda_ops().rms_norm_backward(grads[0], saved[0], saved[1], saved[2]);
+    const auto [dx_TD, dweight_D] = cuda_ops().rms_norm_backward(
+        grads[0], saved[0], saved[1], saved[2], ctx->needs_input_grad(1));
     return {dx_TD, dweight_D, at::Tensor()};
   }
 };

@@ -113,6 +113,7 @@ cudaError_t backward_as(const RmsNormBackwardArgs& a, cudaStream_t stream) {
   const T* x = static_cast<const T*>(a.x_TD);
   EM_LAUNCH(backward_kernel<T>, (static_cast<unsigned>(a.rows)), kThreads, 0, stream, dy, x,
             static_cast<const T*>(a.weight_D), a.inv_rms_T, static_cast<T*>(a.dx_TD), a.width);
+  if (a.dweight_D == nullptr) return cudaGetLastError();
   const unsigned blocks = static_cast<unsigned>((a.width + kThreads - 1) / kThreads);
   EM_LAUNCH(partial_kernel<T>, (dim3(blocks, static_cast<unsigned>(kRmsNormPartials))), kThreads, 0,
             stream, dy, x, a.inv_rms_T, a.partial_PD, a.rows, a.width);
@@ -133,6 +134,7 @@ cudaError_t rms_norm_forward(const RmsNormForwardArgs& args, cudaStream_t stream
 cudaError_t rms_norm_backward(const RmsNormBackwardArgs& args, cudaStream_t stream) noexcept {
   if (args.width == 0) return cudaSuccess;
   if (args.rows > INT32_MAX) return cudaErrorInvalidValue;
+  if (args.rows == 0 && args.dweight_D == nullptr) return cudaSuccess;
   if (args.rows == 0)
     return cudaMemsetAsync(args.dweight_D, 0,
                            static_cast<size_t>(args.width) * (args.type == DType::kF32 ? 4 : 2),

@@ -29,7 +29,7 @@ struct RmsNormBackwardArgs {
   const void* weight_D;
   const float* inv_rms_T;
   void* dx_TD;
-  void* dweight_D;
+  void* dweight_D;    // null: not wanted (a frozen weight), no scratch either
   float* partial_PD;  // [kRmsNormPartials, D] scratch
   int64_t rows, width;
   DType type;

@@ -9,13 +9,14 @@
 
 #include "backbone/kernels/cross_entropy/cross_entropy_kernel.h"
 #include "tests/support/device_buffer.h"
+#include "tests/support/row_kernel.h"
 #include "tests/support/tensor_near.h"
 
 namespace euromodal {
 namespace {
 
 using testing_support::DeviceBuffer;
-using testing_support::kEmulated;
+using testing_support::small_sizes;
 using testing_support::tensor_equal;
 using testing_support::tensor_near;
 
@@ -81,7 +82,7 @@ Result want(const Rows& rows, const Options& options) {
 TEST(CrossEntropyKernelTest, MatchesTheReference) {
   EM_NEEDS_GPU();
   std::vector<std::array<int64_t, 2>> sizes{{1, 1}, {3, 5}, {4, 37}, {2, 1031}, {5, 2048}};
-  if (!kEmulated) sizes.insert(sizes.end(), {{300, 128000}, {70, 128003}});
+  if (!small_sizes()) sizes.insert(sizes.end(), {{300, 128000}, {70, 128003}});
   const Options cases[] = {{},
                            {.weighted = true, .smoothing = 0.1},
                            {.z_loss = 1e-3},
@@ -143,21 +144,14 @@ TEST(CrossEntropyKernelTest, LabelOutsideTheVocabularyMakesItsRowNan) {
 
 TEST(CrossEntropyKernelTest, SizesThatItRefusesAndNoRows) {
   EM_NEEDS_GPU();
-  CrossEntropyRowsArgs args{};
-  args.vocab = 8;
-  EXPECT_EQ(cross_entropy_rows(args, nullptr), cudaSuccess);
-  args.rows = 1;
-  args.type = DType::kInt8;
-  EXPECT_EQ(cross_entropy_rows(args, nullptr), cudaErrorInvalidValue);
-  args.type = DType::kF32;
-  args.vocab = 0;
-  EXPECT_EQ(cross_entropy_rows(args, nullptr), cudaErrorInvalidValue);
+  testing_support::expect_row_kernel_refusals<CrossEntropyRowsArgs>(&cross_entropy_rows);
 }
 
 // 2^31 elements and some more in one chunk.
 TEST(CrossEntropyKernelTest, IndicesBeyond31Bits) {
   EM_NEEDS_GPU();
-  if (kEmulated) GTEST_SKIP() << "needs 4.3 GB; on the GPU only";
+  if (small_sizes())
+    GTEST_SKIP() << "needs 4.3 GB and minutes of emulation; runs at full sizes on a GPU";
   const int64_t R = 16800, V = 128000;
   const Rows few = rows_of(8, V, at::kBFloat16);
   const Rows rows{few.logits_RV.repeat({R / 8, 1}), few.labels_R.repeat({R / 8}), at::ones({R})};

@@ -6,13 +6,14 @@
 
 #include "backbone/kernels/distillation/distillation_kernel.h"
 #include "tests/support/device_buffer.h"
+#include "tests/support/row_kernel.h"
 #include "tests/support/tensor_near.h"
 
 namespace euromodal {
 namespace {
 
 using testing_support::DeviceBuffer;
-using testing_support::kEmulated;
+using testing_support::small_sizes;
 using testing_support::tensor_equal;
 using testing_support::tensor_near;
 
@@ -85,7 +86,7 @@ void expect_near(const Rows& rows, const Options& options, double loss_tolerance
 TEST(DistillationKernelTest, MatchesTheReference) {
   EM_NEEDS_GPU();
   std::vector<std::array<int64_t, 2>> sizes{{1, 1}, {3, 5}, {4, 37}, {2, 1031}, {5, 2048}};
-  if (!kEmulated) sizes.insert(sizes.end(), {{300, 128000}, {70, 128003}});
+  if (!small_sizes()) sizes.insert(sizes.end(), {{300, 128000}, {70, 128003}});
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kHalf}) {
     for (const auto& [R, V] : sizes) {
       for (const Options& options : {Options{}, Options{.weighted = true, .temperature = 2.0},
@@ -117,15 +118,7 @@ TEST(DistillationKernelTest, FarOffLogitsAndEqualRows) {
 
 TEST(DistillationKernelTest, SizesThatItRefusesAndNoRows) {
   EM_NEEDS_GPU();
-  DistillationRowsArgs args{};
-  args.vocab = 8;
-  EXPECT_EQ(distillation_rows(args, nullptr), cudaSuccess);
-  args.rows = 1;
-  args.type = DType::kInt8;
-  EXPECT_EQ(distillation_rows(args, nullptr), cudaErrorInvalidValue);
-  args.type = DType::kF32;
-  args.vocab = 0;
-  EXPECT_EQ(distillation_rows(args, nullptr), cudaErrorInvalidValue);
+  testing_support::expect_row_kernel_refusals<DistillationRowsArgs>(&distillation_rows);
 }
 
 }  // namespace

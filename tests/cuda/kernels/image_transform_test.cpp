@@ -15,7 +15,7 @@ namespace euromodal {
 namespace {
 
 using testing_support::DeviceBuffer;
-using testing_support::kEmulated;
+using testing_support::small_sizes;
 using testing_support::tensor_equal;
 
 Image picture(int64_t height, int64_t width) {
@@ -80,8 +80,8 @@ TEST(ImageTransformKernelTest, EqualsTheHostToTheLastBit) {
   EM_NEEDS_GPU();
   std::vector<std::array<int64_t, 2>> sizes{{40, 50},  {24, 90}, {7, 5},
                                             {200, 30}, {24, 24}, {1, 1}};
-  if (!kEmulated) sizes.insert(sizes.end(), {{1080, 1920}, {3000, 400}, {333, 1777}});
-  const int64_t edge = kEmulated ? 24 : 384;
+  if (!small_sizes()) sizes.insert(sizes.end(), {{1080, 1920}, {3000, 400}, {333, 1777}});
+  const int64_t edge = small_sizes() ? 24 : 384;
   for (int filter = 0; filter <= 5; ++filter) {
     ImageTransform siglip = ImageTransform::siglip_defaults();
     siglip.height = siglip.width = edge;
@@ -92,7 +92,7 @@ TEST(ImageTransformKernelTest, EqualsTheHostToTheLastBit) {
 
 TEST(ImageTransformKernelTest, CropsAsTheHostDoes) {
   EM_NEEDS_GPU();
-  const int64_t edge = kEmulated ? 20 : 224;
+  const int64_t edge = small_sizes() ? 20 : 224;
   for (const auto& [crop_height, crop_width] : std::vector<std::array<int64_t, 2>>{
            {edge, edge}, {edge - 5, edge + 7}, {3 * edge, 4 * edge}, {1, 1}}) {
     ImageTransform clip = ImageTransform::clip_defaults();

@@ -47,6 +47,10 @@ Result run(const at::Tensor& x_TD, const at::Tensor& w_D, const at::Tensor& dy_T
   return {y.tensor(), dx.tensor(), dw.tensor()};
 }
 
+at::Tensor inv_rms(const at::Tensor& x_TD, double eps) {
+  return at::rsqrt(x_TD.to(at::kDouble).square().mean(1) + eps).to(at::kFloat);
+}
+
 TEST(RmsNormKernelTest, MatchesTheReference) {
   EM_NEEDS_GPU();
   for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
@@ -66,6 +70,15 @@ TEST(RmsNormKernelTest, MatchesTheReference) {
       EXPECT_TRUE(tensor_near(got.y, y64.detach(), {.abs = per_row, .rel = per_row}));
       EXPECT_TRUE(tensor_near(got.dx, x64.grad(), {.abs = per_row, .rel = per_row}));
       EXPECT_TRUE(tensor_near(got.dw, w64.grad(), {.abs = summed, .rel = wide ? 1e-3 : 2e-2}));
+      const DeviceBuffer dy_in(dy), x_in(x), w_in(w), inv(inv_rms(x, 1e-5)),
+          dx = DeviceBuffer::poisoned({T, D}, type);
+      EXPECT_EQ(
+          rms_norm_backward({dy_in.data(), x_in.data(), w_in.data(), inv.as<float>(), dx.data(),
+                             nullptr, nullptr, T, D, wide ? DType::kF32 : DType::kBf16},
+                            nullptr),
+          cudaSuccess);
+      EXPECT_TRUE(tensor_near(dx.tensor(), x64.grad(), {.abs = per_row, .rel = per_row}))
+          << "a frozen weight";
       const Result again = run(x, w, dy, 1e-5F);
       EXPECT_TRUE(got.y.equal(again.y) && got.dx.equal(again.dx) && got.dw.equal(again.dw));
     }

@@ -7,6 +7,7 @@
 #include "backbone/greedy.h"
 #include "backbone/llama.h"
 #include "tests/cuda/ops/gpu.h"
+#include "tests/support/small_llama.h"
 #include "tests/support/tensor_near.h"
 
 namespace euromodal {
@@ -19,17 +20,8 @@ struct Model {
   std::unique_ptr<Llama> llama;
 
   explicit Model(at::Device device, at::ScalarType type = at::kBFloat16) {
-    config.hidden_size = 256;
-    config.intermediate_size = 512;
-    config.num_layers = 3;
-    config.num_heads = 6;
-    config.num_kv_heads = 2;
-    config.head_dim = 128;
-    config.vocab_size = 1000;
-    config.max_positions = 512;
+    config = testing_support::llama_config({1000, 256, 512, 3, 6, 2, 128, 512});
     config.rms_norm_eps = 1e-5;
-    config.rope.head_dim = 128;
-    config.rope.max_positions = 512;
     Weights weights = Weights::random(3, type);
     llama = std::make_unique<Llama>(config, weights.scope());
     at::manual_seed(4);
