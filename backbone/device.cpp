@@ -104,6 +104,10 @@ at::Device open_device(const std::string& word) {
 void move_parameters(const std::vector<NamedTensor>& parameters, at::Device device) {
   for (const NamedTensor& parameter : parameters) {
     if (parameter.tensor.device() == device) continue;
+    check(parameter.tensor.scalar_type() != at::kByte,
+          "{}: weights of a packed folder run on the CPU alone; on a GPU take the original folder "
+          "with --weights",
+          parameter.name);
     parameter.tensor.set_data(parameter.tensor.detach().to(device));
   }
 }

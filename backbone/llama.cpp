@@ -20,6 +20,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kHeadName = "lm_head";
+
 std::vector<int64_t> llama_positions(const Segments& rows) {
   std::vector<int64_t> out(static_cast<size_t>(rows.rows()));
   for (int64_t s = 0; s < rows.count(); ++s) {
@@ -33,7 +35,8 @@ std::vector<int64_t> llama_positions(const Segments& rows) {
 
 struct Llama::Impl {
   LlamaConfig config;
-  at::Tensor embedding_VD, head_VD, norm_D;
+  at::Tensor embedding_VD, norm_D;
+  Linear head;
   std::vector<LlamaBlock> blocks;
   std::vector<Linear> linears;
   Checkpointing checkpointing;
@@ -94,12 +97,14 @@ Llama::Llama(const LlamaConfig& config, const WeightScope& weights)
     for (const Linear* linear : block.linears()) impl_->linears.push_back(*linear);
   }
   impl_->norm_D = model.take("norm.weight", {D}, Init::ones());
-  if (config.tie_embeddings) {
-    weights.ignore("lm_head.weight");
-    impl_->head_VD = impl_->embedding_VD;
+  if (config.packed && !weights.weights().random()) {
+    impl_->head = {kHeadName, take_packed(weights, kHeadName, V, D, head_form(*config.packed)), {}};
+  } else if (config.tie_embeddings) {
+    impl_->head = {kHeadName, impl_->embedding_VD, {}};
   } else {
-    impl_->head_VD = weights.take("lm_head.weight", {V, D}, Init::normal(0.02));
+    impl_->head = {kHeadName, weights.take("lm_head.weight", {V, D}, Init::normal(0.02)), {}};
   }
+  if (config.tie_embeddings) weights.ignore("lm_head.weight");
 }
 
 Llama::~Llama() = default;
@@ -116,7 +121,8 @@ RopeTable Llama::rope_for(int64_t positions) const {
 }
 const std::vector<Linear>& Llama::linears() const { return impl_->linears; }
 const at::Tensor& Llama::embedding_VD() const { return impl_->embedding_VD; }
-const at::Tensor& Llama::head_VD() const { return impl_->head_VD; }
+const at::Tensor& Llama::head_VD() const { return impl_->head.weight_OI(); }
+const Linear& Llama::head() const { return impl_->head; }
 at::ScalarType Llama::dtype() const { return impl_->embedding_VD.scalar_type(); }
 KvCache Llama::make_cache() const {
   const LlamaConfig& c = impl_->config;
@@ -216,7 +222,7 @@ at::Tensor Llama::forward_cached(const at::Tensor& emb_TD, const Segments& rows,
 
 at::Tensor Llama::logits(const at::Tensor& hidden_RD) const {
   const c10::NoGradGuard no_grad;
-  return linear(hidden_RD, impl_->head_VD, at::Tensor(), Segments::one(hidden_RD.size(0)))
+  return impl_->head(hidden_RD, Segments::one(hidden_RD.size(0)))
       .to(at::kFloat);  // rounded to the weights' dtype first, as transformers does
 }
 

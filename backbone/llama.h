@@ -61,7 +61,8 @@ class Llama {
   /// hidden_RD -> logits [R, V] in f32.
   at::Tensor logits(const at::Tensor& hidden_RD) const;
   const at::Tensor& embedding_VD() const;
-  const at::Tensor& head_VD() const;  // the embedding itself when tied
+  const at::Tensor& head_VD() const;  // the embedding itself when tied; [0] once packed
+  const Linear& head() const;
   const at::Tensor& final_norm_D() const;
   const std::vector<LlamaBlock>& blocks() const;
   /// cos and sin of at least `positions` positions, on the model's device.

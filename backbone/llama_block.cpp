@@ -12,15 +12,30 @@ namespace euromodal {
 namespace {
 
 Linear llama_linear(const WeightScope& layer, const std::string& name, int64_t out, int64_t in,
-                    bool bias, bool zero = false) {
+                    const LlamaConfig& config, bool bias, bool zero = false) {
+  const std::string module = layer.prefix() + name;
+  const auto take_bias = [&] {
+    return bias ? layer.take(name + ".bias", {out}, Init::zeros()) : at::Tensor();
+  };
+  if (config.packed && !layer.weights().random()) {
+    const PackedWeight weight = take_packed(layer, name, out, in, *config.packed);
+    return {module, weight, take_bias()};
+  }
   const at::Tensor weight_OI =
       layer.take(name + ".weight", {out, in},
                  zero ? Init::zeros() : Init::normal(1.0 / std::sqrt(static_cast<double>(in))));
-  const at::Tensor bias_O = bias ? layer.take(name + ".bias", {out}, Init::zeros()) : at::Tensor();
-  return {layer.prefix() + name, weight_OI, bias_O};
+  return {module, weight_OI, take_bias()};
 }
 
 }  // namespace
+
+PackedWeight take_packed(const WeightScope& layer, const std::string& name, int64_t out, int64_t in,
+                         const PackedForm& form) {
+  PackedWeight weight{form, out, in, {}};
+  const int64_t blocks = (out + kPackedOutputs - 1) / kPackedOutputs;
+  weight.blocks = layer.take_bytes(name + kPackedSuffix, {blocks, weight.layout().block});
+  return weight;
+}
 
 bool LlamaBlock::trains() const {
   for (const Linear* linear : linears())
@@ -33,14 +48,14 @@ LlamaBlock LlamaBlock::take(const WeightScope& w, const LlamaConfig& config) {
   const int64_t Q = config.num_heads * config.head_dim, KV = config.num_kv_heads * config.head_dim;
   LlamaBlock b;
   b.input_norm_D = w.take("input_layernorm.weight", {D}, Init::ones());
-  b.q = llama_linear(w, "self_attn.q_proj", Q, D, config.attention_bias);
-  b.k = llama_linear(w, "self_attn.k_proj", KV, D, config.attention_bias);
-  b.v = llama_linear(w, "self_attn.v_proj", KV, D, config.attention_bias);
-  b.o = llama_linear(w, "self_attn.o_proj", D, Q, config.attention_bias, /*zero=*/true);
+  b.q = llama_linear(w, "self_attn.q_proj", Q, D, config, config.attention_bias);
+  b.k = llama_linear(w, "self_attn.k_proj", KV, D, config, config.attention_bias);
+  b.v = llama_linear(w, "self_attn.v_proj", KV, D, config, config.attention_bias);
+  b.o = llama_linear(w, "self_attn.o_proj", D, Q, config, config.attention_bias, /*zero=*/true);
   b.post_norm_D = w.take("post_attention_layernorm.weight", {D}, Init::ones());
-  b.gate = llama_linear(w, "mlp.gate_proj", F, D, config.mlp_bias);
-  b.up = llama_linear(w, "mlp.up_proj", F, D, config.mlp_bias);
-  b.down = llama_linear(w, "mlp.down_proj", D, F, config.mlp_bias, /*zero=*/true);
+  b.gate = llama_linear(w, "mlp.gate_proj", F, D, config, config.mlp_bias);
+  b.up = llama_linear(w, "mlp.up_proj", F, D, config, config.mlp_bias);
+  b.down = llama_linear(w, "mlp.down_proj", D, F, config, config.mlp_bias, /*zero=*/true);
   w.ignore("self_attn.rotary_emb.inv_freq");  // files of transformers before 4.31 hold it; it
                                               // follows from the config
   return b;
@@ -60,9 +75,10 @@ at::Tensor LlamaPass::attend(int64_t block, const at::Tensor& x_TD) const {
   const Segments& rows = shared_.rows;
   const int64_t T = x_TD.size(0), H = c.num_heads, K = c.num_kv_heads, N = c.head_dim;
   const at::Tensor h_TD = rms_norm(x_TD, b.input_norm_D, c.rms_norm_eps, rows);
-  const Heads heads{rope(apply(b.q, h_TD).view({T, H, N}), shared_.table, shared_.positions_T),
-                    rope(apply(b.k, h_TD).view({T, K, N}), shared_.table, shared_.positions_T),
-                    apply(b.v, h_TD).view({T, K, N})};
+  const auto qkv = apply(std::array{&b.q, &b.k, &b.v}, h_TD);
+  const Heads heads{rope(qkv[0].view({T, H, N}), shared_.table, shared_.positions_T),
+                    rope(qkv[1].view({T, K, N}), shared_.table, shared_.positions_T),
+                    qkv[2].view({T, K, N})};
   return x_TD + apply(b.o, mix(block, heads).reshape({T, H * N}));
 }
 
@@ -79,7 +95,8 @@ at::Tensor LlamaPass::inner(int64_t block, const at::Tensor& mid_TD) const {
   const LlamaBlock& b = at(block);
   const at::Tensor m_TD =
       rms_norm(mid_TD, b.post_norm_D, shared_.config.rms_norm_eps, shared_.rows);
-  return swiglu(apply(b.gate, m_TD), apply(b.up, m_TD));
+  const auto gate_up = apply(std::array{&b.gate, &b.up}, m_TD);
+  return swiglu(gate_up[0], gate_up[1]);
 }
 
 at::Tensor LlamaPass::outer(int64_t block, const at::Tensor& mid_TD,

@@ -4,6 +4,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -27,6 +28,13 @@ struct LlamaBlock {
   std::array<const Linear*, 7> linears() const { return {&q, &k, &v, &o, &gate, &up, &down}; }
   bool trains() const;
 };
+
+/// Names of packed weights in a folder end so: "model.layers.0.self_attn.q_proj.weight.packed".
+inline constexpr const char* kPackedSuffix = ".weight.packed";
+
+/// The packed weight of the linear `name`, out x in.
+PackedWeight take_packed(const WeightScope& layer, const std::string& name, int64_t out, int64_t in,
+                         const PackedForm& form);
 
 /// What all blocks of one pass share.
 struct LlamaPassShared {
@@ -61,6 +69,11 @@ class LlamaPass : public StackPass {
   const LlamaBlock& at(int64_t block) const;
   at::Tensor apply(const Linear& linear, const at::Tensor& x_TI) const {
     return linear(x_TI, shared_.rows, shared_.dropout);
+  }
+  /// Layers of the same inputs.
+  std::vector<at::Tensor> apply(std::span<const Linear* const> linears,
+                                const at::Tensor& x_TI) const {
+    return apply_together(linears, x_TI, shared_.rows, shared_.dropout);
   }
   LlamaPassShared shared_;
   double scale_;  // 1 / sqrt(N)

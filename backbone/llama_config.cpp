@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "backbone/kernels/packed_linear/packed_weight.h"
+
 namespace euromodal {
 namespace {
 
@@ -79,6 +81,18 @@ std::vector<int64_t> llama_ids(const JsonView& json, const char* key) {
   return out;
 }
 
+// How packed_model.h stores weights; nothing: as they are.
+std::optional<PackedForm> llama_packed(const JsonView& json) {
+  if (!json.has("quantization_config")) return std::nullopt;
+  const JsonView how = json.object("quantization_config");
+  if (how.str("quant_method", "") != kPackedMethod) return std::nullopt;
+  try {
+    return parse_packed_form(how.str("weights", ""));
+  } catch (const Error& error) {
+    throw ConfigError("{}: {}", how.what(), error.what());
+  }
+}
+
 // Sizes are below 2^40 each, but their products may overflow.
 int64_t llama_product(std::initializer_list<int64_t> factors) {
   int64_t out = 1;
@@ -136,6 +150,7 @@ LlamaConfig LlamaConfig::from_json(const JsonView& json) {
   const auto bos = llama_ids(json, "bos_token_id");
   c.bos_id = bos.empty() ? -1 : bos.front();
   c.dtype = json.str("dtype", json.str("torch_dtype", ""));
+  c.packed = llama_packed(json);
   return c;
 }
 
@@ -200,6 +215,9 @@ Json LlamaConfig::to_json() const {
   if (eos_ids.size() == 1) json["eos_token_id"] = eos_ids.front();
   if (eos_ids.size() > 1) json["eos_token_id"] = eos_ids;
   json["torch_dtype"] = dtype.empty() ? "float32" : dtype;
+  if (packed)
+    json["quantization_config"] = {{"quant_method", kPackedMethod},
+                                   {"weights", packed_form_name(*packed)}};
   return json;
 }
 

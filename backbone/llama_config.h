@@ -3,12 +3,17 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <vector>
 
+#include "backbone/kernels/packed_linear/packed_layout.h"
 #include "backbone/kernels/rope/rope.h"
 #include "core/json.h"
 
 namespace euromodal {
+
+/// quant_method of folders whose linears are packed (packed_model.h).
+inline constexpr const char* kPackedMethod = "euromodal";
 
 struct LlamaConfig {
   int64_t vocab_size = 0;         // V
@@ -27,6 +32,9 @@ struct LlamaConfig {
   std::vector<int64_t> eos_ids;  // generation_config.json, else config.json; empty: none
   int64_t bos_id = -1;           // -1: none
   std::string dtype;             // "float32", "bfloat16", ... as the file says; empty: not said
+
+  /// The linears of the blocks are stored packed in this form (quantization_config).
+  std::optional<PackedForm> packed;
 
   /// Reads config.json (and generation_config.json beside it). ConfigError naming file and key:
   /// other model_type, missing or non-positive sizes, heads that do not divide, unknown rope_type,

@@ -98,8 +98,8 @@ int run_caption(int argc, char** argv) {
   move_parameters(model->parameters(), flags.device);
   const auto tokenizer = model->plan_context().tokenizer;
   flags.bind(tokenizer, model->backbone().config().eos_ids);
+  flags.prepare(model->backbone(), 0);
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
-  flags.use_device_decoder(model->backbone(), 0);
   if (batch) {
     caption_records(*model, records, output, flags);
     return 0;

@@ -233,7 +233,7 @@ int run_chat(int argc, char** argv) {
   if (turn_end && std::find(stop_ids.begin(), stop_ids.end(), *turn_end) == stop_ids.end())
     stop_ids.push_back(*turn_end);
   flags.bind(model.context().tokenizer, std::move(stop_ids));
-  flags.use_device_decoder(model.llama(), 0);
+  flags.prepare(model.llama(), 0);
 
   Conversation conversation(model, flags, system);
   const bool terminal = ::isatty(STDIN_FILENO) != 0;

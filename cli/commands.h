@@ -19,6 +19,8 @@ void end_process(int code);
 int run_tokenize(int argc, char** argv);
 int run_generate(int argc, char** argv);
 int run_score(int argc, char** argv);
+int run_quantize(int argc, char** argv);
+int run_bench(int argc, char** argv);
 int run_chat(int argc, char** argv);
 int run_encode(int argc, char** argv);
 int run_caption(int argc, char** argv);

@@ -108,13 +108,16 @@ int run_generate(int argc, char** argv) {
     merge_lora(text_model.llama->linears());
   }
   move_parameters(text_model.parameters, flags.device);
-  const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
   flags.bind(tokenizer, config.eos_ids);
-  if (many) return run_generate_batch(text_model, tokenizer, batch, flags);
+  if (many) {
+    if (flags.device.is_cpu()) flags.prepare(*text_model.llama, 0);
+    return run_generate_batch(text_model, tokenizer, batch, flags);
+  }
   const int64_t longest = static_cast<int64_t>(ids.size()) +
                           token_budget(static_cast<int64_t>(ids.size()), config, flags.options);
   if (flags.device.is_cpu()) check_cache_memory(config, text_model.llama->dtype(), longest);
-  flags.use_device_decoder(*text_model.llama, std::min(longest, config.max_positions));
+  flags.prepare(*text_model.llama, std::min(longest, config.max_positions));
+  const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
   const auto rows = Segments::one(static_cast<int64_t>(ids.size()));
   const at::Tensor emb_TD =
       text_model.llama->embed(at::tensor(ids, at::kLong).to(flags.device), rows);

@@ -8,6 +8,8 @@
 #include <utility>
 
 #include "backbone/device.h"
+#include "backbone/kernels/packed_linear/packed_weight.h"
+#include "backbone/packed_model.h"
 #include "backbone/weights/safetensors.h"
 #include "core/error.h"
 #include "core/json.h"
@@ -38,11 +40,19 @@ std::pair<int64_t, double> parse_bias(const std::string& word) {
 }
 
 DecodeWeights parse_weights_word(const std::string& word) {
-  if (word == "bfloat16") return DecodeWeights::kBf16;
+  if (word.empty() || word == "bfloat16") return DecodeWeights::kBf16;
   if (word == "float8") return DecodeWeights::kFp8;
   if (word == "int8") return DecodeWeights::kInt8;
   if (word == "int4") return DecodeWeights::kInt4;
-  throw UsageError("--weights: unknown word '{}', expected bfloat16, float8, int8 or int4", word);
+  throw UsageError("--weights: unknown word '{}', on a GPU bfloat16, float8, int8 or int4", word);
+}
+
+PackedForm parse_packed_word(const std::string& word) {
+  try {
+    return parse_packed_form(word);
+  } catch (const Error& error) {
+    throw UsageError("--weights: {}", error.what());
+  }
 }
 
 Json logprobs_json(const std::vector<TokenLogprob>& logprobs, const GenerationFlags& flags) {
@@ -113,8 +123,7 @@ void GenerationFlags::declare(Options& parser) {
   parser.text("--dtype", &dtype_word_, "WORD",
               "float32, bfloat16 or float16 (without it: as the model's files)");
   parser.text("--device", &device_word_, "WORD", "cpu, cuda or cuda:N");
-  parser.text("--weights", &weights_word_, "WORD",
-              "on a GPU, as decoding reads them: bfloat16, float8, int8 or int4");
+  parser.text("--weights", &weights_word_, "WORD", kWeightsHelp);
   parser.text("--kv-cache", &cache_word_, "WORD", "on a GPU: bfloat16 or float8");
 }
 
@@ -128,10 +137,27 @@ void GenerationFlags::declare_output(Options& parser) {
               "write `logits` [T, V] f32 of the whole prompt (safetensors)");
 }
 
-void GenerationFlags::use_device_decoder(const Llama& llama, int64_t positions) {
-  if (!device.is_cuda() || llama.dtype() != at::kBFloat16) {
-    check<UsageError>(weights_word_ == "bfloat16" && cache_word_ == "bfloat16",
-                      "--weights and --kv-cache go with --device cuda and a bfloat16 model");
+void pack_by_word(const Llama& llama, const std::string& word) {
+  if (word.empty()) {
+    if (llama.dtype() == at::kBFloat16 && !packed_form(llama)) pack_weights(llama, PackedForm{});
+    return;
+  }
+  const PackedForm form = parse_packed_word(word);
+  const bool fits = form.form != WeightForm::kBf16 || llama.dtype() == at::kBFloat16;
+  check<UsageError>(fits || packed_form(llama), "--weights bfloat16 goes with --dtype bfloat16");
+  pack_weights(llama, form);
+}
+
+void GenerationFlags::prepare(const Llama& llama, int64_t positions) {
+  if (device.is_cpu()) {
+    check<UsageError>(cache_word_ == "bfloat16", "--kv-cache {} goes with --device cuda",
+                      cache_word_);
+    pack_by_word(llama, weights_word_);
+    return;
+  }
+  if (llama.dtype() != at::kBFloat16) {
+    check<UsageError>(weights_word_.empty() && cache_word_ == "bfloat16",
+                      "--weights and --kv-cache go with a bfloat16 model on a GPU");
     return;
   }
   if (options.beams > 1 || options.lookup > 0) return;  // these run the model's own passes
@@ -143,11 +169,15 @@ void GenerationFlags::use_device_decoder(const Llama& llama, int64_t positions) 
 }
 
 void GenerationFlags::finish(const Options& parser) {
-  parse_weights_word(weights_word_);
   check<UsageError>(cache_word_ == "bfloat16" || cache_word_ == "float8",
                     "--kv-cache: unknown word '{}', expected bfloat16 or float8", cache_word_);
   if (parser.given("--dtype")) dtype = parse_dtype_word(dtype_word_);
   device = open_device(device_word_);
+  if (device.is_cuda()) {
+    parse_weights_word(weights_word_);
+  } else if (!weights_word_.empty()) {
+    parse_packed_word(weights_word_);
+  }
   check<UsageError>(!parser.given("--dump-logits") || !dump_logits.empty(),
                     "--dump-logits: the file name is empty");
   options.seed = static_cast<uint64_t>(seed_);

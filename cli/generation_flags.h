@@ -18,6 +18,15 @@ namespace euromodal::cli {
 /// float32, bfloat16 or float16; UsageError naming any other word.
 at::ScalarType parse_dtype_word(const std::string& word);
 
+/// The help of --weights where a model runs on the CPU.
+inline constexpr const char* kWeightsHelp =
+    "linear weights as bfloat16, int8 or int4; on the CPU the integers also with -g32 (groups of "
+    "32 "
+    "instead of 128) and -asym (zero points), on a GPU also float8";
+/// Packs the weights of a model on the CPU: `word` of --weights, or "" for what its dtype asks for
+/// (bfloat16 models are packed, others stay). UsageError naming the word.
+void pack_by_word(const Llama& llama, const std::string& word);
+
 /// declare() before Options::parse(), finish() after it. Which way tokens are chosen: --beams: beam
 /// search; else --greedy, or a temperature of 0: the best token; else any of --temperature,
 /// --top-k,
@@ -36,9 +45,10 @@ class GenerationFlags {
   /// Options that speak of text or of the model: stop ids, stop strings, the constraint. After
   /// finish(); `tokenizer` may be null (UsageError for what needs one).
   void bind(std::shared_ptr<const Tokenizer> tokenizer, std::vector<int64_t> model_stop_ids);
-  /// On a CUDA device, for a bfloat16 model: options.decoder for sequences of up to `positions`
-  /// (0: the model's limit). Elsewhere nothing; UsageError when --weights or --kv-cache ask for it.
-  void use_device_decoder(const Llama& llama, int64_t positions);
+  /// Makes a loaded model ready to decode sequences of up to `positions` (0: the model's limit). On
+  /// the CPU: packs its weights as --weights says (a bfloat16 model always). On a CUDA device, for
+  /// a bfloat16 model: options.decoder. UsageError when --weights or --kv-cache do not go with it.
+  void prepare(const Llama& llama, int64_t positions);
   /// New tokens as text, up to the first stop string.
   std::string text_of(const std::vector<int64_t>& tokens) const;
 
@@ -56,7 +66,7 @@ class GenerationFlags {
   std::string regex_, json_schema_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::string dtype_word_, device_word_ = "cpu";
-  std::string weights_word_ = "bfloat16", cache_word_ = "bfloat16";
+  std::string weights_word_, cache_word_ = "bfloat16";
   int64_t seed_ = 0;
 };
 

@@ -20,7 +20,7 @@ namespace euromodal::cli {
 
 int run_score(int argc, char** argv) {
   Options parser("score", "log-probabilities and perplexity of a text, or its embedding");
-  std::string dir, text, file, embedding, dtype, device = "cpu";
+  std::string dir, text, file, embedding, dtype, weights, reference, device = "cpu";
   ScoreOptions options;
   bool json = false;
   parser.text("--model", &dir, "DIR", "model folder", /*required=*/true);
@@ -36,6 +36,11 @@ int run_score(int argc, char** argv) {
               "instead of scores: write `embedding` [D] f32, the mean of the last hidden rows "
               "(safetensors)");
   parser.text("--dtype", &dtype, "WORD", "float32, bfloat16 or float16");
+  parser.text("--weights", &weights, "WORD", kWeightsHelp);
+  parser.text(
+      "--reference", &reference, "DIR",
+      "also say how far the model is from this one on the text: mean KL divergence, and how "
+      "often both find the same token most likely");
   parser.text("--device", &device, "WORD", "cpu, cuda or cuda:N");
   if (!parser.parse(argc, argv)) return 0;
   check<UsageError>(parser.given("--text") != parser.given("--file"),
@@ -52,8 +57,31 @@ int run_score(int argc, char** argv) {
   const TextModel model = load_text_model(dir, type);
   merge_lora(model.llama->linears());
   move_parameters(model.parameters, where);
+  if (where.is_cpu()) {
+    pack_by_word(*model.llama, weights);
+  } else {
+    check<UsageError>(weights.empty(), "--weights goes with --device cpu here");
+  }
   if (!embedding.empty()) {
     save_safetensors(embedding, {{"embedding", embed_text(*model.llama, ids)}});
+    return 0;
+  }
+  if (!reference.empty()) {
+    const TextModel other = load_text_model(reference, type);
+    merge_lora(other.llama->linears());
+    move_parameters(other.parameters, where);
+    const Divergence d = compare_models(*other.llama, *model.llama, ids, options);
+    const Json out = {{"tokens", d.tokens},
+                      {"mean_kl", d.mean_kl},
+                      {"top1_agreement", d.top1_agreement},
+                      {"perplexity", d.perplexity},
+                      {"reference_perplexity", d.reference_perplexity}};
+    std::puts(json ? out.dump().c_str()
+                   : fmt::format("tokens={} mean_kl={:.6f} top1_agreement={:.4f} perplexity={:.4f} "
+                                 "reference_perplexity={:.4f}",
+                                 d.tokens, d.mean_kl, d.top1_agreement, d.perplexity,
+                                 d.reference_perplexity)
+                         .c_str());
     return 0;
   }
   const TextScore score = score_text(*model.llama, ids, options);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <span>
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -34,6 +35,56 @@ at::Tensor window_rows(const Llama& llama, const std::vector<int64_t>& ids) {
   return out.size() == 1 ? out[0] : at::cat(out, 0);
 }
 
+/// What score_text() and compare_models() walk over: windows, and blocks of head rows in them.
+struct Walk {
+  const std::vector<int64_t>& ids;
+  int64_t window, stride;
+
+  Walk(const Llama& llama, const std::vector<int64_t>& text, const ScoreOptions& options)
+      : ids(text) {
+    check_token_ids(ids, llama.config());
+    const auto total = static_cast<int64_t>(ids.size()), longest = llama.config().max_positions;
+    check<DataError>(total >= 2, "a text of {} tokens has nothing to score; at least 2 are needed",
+                     total);
+    window = options.window > 0 ? options.window : longest;
+    check<ConfigError>(window >= 2 && window <= longest,
+                       "a scoring window of {} tokens: expected 2 to {} (max_position_embeddings)",
+                       window, longest);
+    stride = options.stride > 0 ? options.stride : std::max<int64_t>(1, window / 2);
+    check<ConfigError>(stride < window,
+                       "a scoring stride of {} tokens must be below the window of {}", stride,
+                       window);
+  }
+
+  /// Calls rows(log_p_RV of each model, the tokens that follow these rows).
+  template <typename F>
+  void run(const std::vector<const Llama*>& models, F&& rows) const {
+    const auto total = static_cast<int64_t>(ids.size());
+    int64_t scored = 1;  // tokens that have their score; the first has none
+    for (int64_t begin = 0; scored < total; begin += stride) {
+      const int64_t end = std::min(total, begin + window);
+      std::vector<at::Tensor> hidden_WD;
+      for (const Llama* llama : models)
+        hidden_WD.push_back(window_rows(*llama, {ids.begin() + begin, ids.begin() + end}));
+      for (int64_t first = scored; first < end; first += kHeadRows) {  // row t - 1 says of token t
+        const int64_t count = std::min(kHeadRows, end - first);
+        std::vector<at::Tensor> log_p_RV;
+        for (size_t m = 0; m < models.size(); ++m)
+          log_p_RV.push_back(at::log_softmax(
+              checked_logits(*models[m], hidden_WD[m].narrow(0, first - 1 - begin, count)), 1));
+        rows(log_p_RV,
+             std::span(ids).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
+      }
+      scored = end;
+    }
+  }
+};
+
+/// Log-probability of the r-th token in the r-th row.
+float log_p_of(const at::Tensor& log_p_RV, std::span<const int64_t> tokens, size_t r) {
+  return log_p_RV.const_data_ptr<float>()[static_cast<int64_t>(r) * log_p_RV.size(1) + tokens[r]];
+}
+
 }  // namespace
 
 double TextScore::sum() const { return std::accumulate(logprobs.begin(), logprobs.end(), 0.0); }
@@ -45,33 +96,40 @@ double TextScore::perplexity() const {
 TextScore score_text(const Llama& llama, const std::vector<int64_t>& ids,
                      const ScoreOptions& options) {
   const c10::NoGradGuard no_grad;
-  check_token_ids(ids, llama.config());
-  const auto total = static_cast<int64_t>(ids.size());
-  check<DataError>(total >= 2, "a text of {} tokens has nothing to score; at least 2 are needed",
-                   total);
-  const int64_t longest = llama.config().max_positions,
-                window = options.window > 0 ? options.window : longest;
-  check<ConfigError>(window >= 2 && window <= longest,
-                     "a scoring window of {} tokens: expected 2 to {} (max_position_embeddings)",
-                     window, longest);
-  const int64_t stride = options.stride > 0 ? options.stride : std::max<int64_t>(1, window / 2);
-  check<ConfigError>(stride < window,
-                     "a scoring stride of {} tokens must be below the window of {}", stride,
-                     window);
   TextScore out;
-  int64_t scored = 1;  // tokens that have their score; the first has none
-  for (int64_t begin = 0; scored < total; begin += stride) {
-    const int64_t end = std::min(total, begin + window);
-    const at::Tensor hidden_WD = window_rows(llama, {ids.begin() + begin, ids.begin() + end});
-    for (int64_t first = scored; first < end; first += kHeadRows) {  // row t - 1 says of token t
-      const int64_t count = std::min(kHeadRows, end - first);
-      const at::Tensor log_p_RV =
-          at::log_softmax(checked_logits(llama, hidden_WD.narrow(0, first - 1 - begin, count)), 1);
-      for (int64_t r = 0; r < count; ++r)
-        out.logprobs.push_back(log_p_RV[r][ids[static_cast<size_t>(first + r)]].item<float>());
-    }
-    scored = end;
-  }
+  Walk(llama, ids, options)
+      .run({&llama}, [&](const std::vector<at::Tensor>& log_p_RV, std::span<const int64_t> tokens) {
+        for (size_t r = 0; r < tokens.size(); ++r)
+          out.logprobs.push_back(log_p_of(log_p_RV[0], tokens, r));
+      });
+  return out;
+}
+
+Divergence compare_models(const Llama& reference, const Llama& model,
+                          const std::vector<int64_t>& ids, const ScoreOptions& options) {
+  const c10::NoGradGuard no_grad;
+  check<DataError>(reference.config().vocab_size == model.config().vocab_size,
+                   "the models have vocabularies of {} and {} tokens; only equal ones compare",
+                   reference.config().vocab_size, model.config().vocab_size);
+  Divergence out;
+  double kl = 0.0, agreed = 0.0, sum = 0.0, reference_sum = 0.0;
+  Walk(model, ids, options)
+      .run({&reference, &model},
+           [&](const std::vector<at::Tensor>& log_p_RV, std::span<const int64_t> tokens) {
+             const at::Tensor &p = log_p_RV[0], &q = log_p_RV[1];
+             kl += p.exp().mul_(p - q).sum(at::kDouble).item<double>();
+             agreed += p.argmax(1).eq(q.argmax(1)).sum().item<double>();
+             for (size_t r = 0; r < tokens.size(); ++r) {
+               reference_sum += log_p_of(p, tokens, r);
+               sum += log_p_of(q, tokens, r);
+             }
+             out.tokens += static_cast<int64_t>(tokens.size());
+           });
+  const auto n = static_cast<double>(out.tokens);
+  out.mean_kl = kl / n;
+  out.top1_agreement = agreed / n;
+  out.perplexity = std::exp(-sum / n);
+  out.reference_perplexity = std::exp(-reference_sum / n);
   return out;
 }
 

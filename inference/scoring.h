@@ -28,6 +28,18 @@ struct TextScore {
 TextScore score_text(const Llama& llama, const std::vector<int64_t>& ids,
                      const ScoreOptions& options = {});
 
+/// How far a model (a quantised one) is from another on the same text.
+struct Divergence {
+  int64_t tokens = 0;           // rows compared
+  double mean_kl = 0.0;         // of KL(reference || model), natural logarithms
+  double top1_agreement = 0.0;  // share of rows whose most likely token is the same
+  double perplexity = 0.0, reference_perplexity = 0.0;
+};
+
+/// Both of one vocabulary (DataError). ids and errors as score_text().
+Divergence compare_models(const Llama& reference, const Llama& model,
+                          const std::vector<int64_t>& ids, const ScoreOptions& options = {});
+
 /// Mean of the hidden rows behind the final norm, ids [T] with T from 1 to max_position_embeddings
 /// -> [D] f32.
 at::Tensor embed_text(const Llama& llama, const std::vector<int64_t>& ids);

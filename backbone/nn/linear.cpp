@@ -1,15 +1,19 @@
 // linear.cpp — see linear.h.
 #include "backbone/nn/linear.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <fmt/ranges.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "backbone/kernels/linear/linear.h"
 #include "backbone/kernels/linear/lora_linear.h"
+#include "backbone/kernels/packed_linear/packed_linear.h"
 #include "core/error.h"
 #include "core/rng.h"
 
@@ -24,13 +28,41 @@ struct Linear::State {
   std::string name;
   at::Tensor weight_OI, bias_O;
   std::optional<Lora> lora;
+  PackedWeight packed = {};
 };
+
+namespace {
+
+/// A packed weight has no backward pass.
+void check_inference(const std::string& name, const at::Tensor& x_TI) {
+  check(!(x_TI.requires_grad() && c10::GradMode::is_enabled()),
+        "{}: its weight is packed for inference, a gradient was asked for", name);
+}
+
+/// What lies between whole pages of a dead tensor goes back to the system.
+void release_pages(const at::Tensor& dead) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(dead.storage().data());
+  const uintptr_t first = (begin + page - 1) / page * page,
+                  last = (begin + dead.storage().nbytes()) / page * page;
+  if (first < last) ::madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
+}  // namespace
 
 Linear::Linear(std::string name, const at::Tensor& weight_OI, const at::Tensor& bias_O)
     : state_(std::make_shared<State>(State{std::move(name), weight_OI, bias_O, std::nullopt})) {}
 
+Linear::Linear(std::string name, PackedWeight weight, const at::Tensor& bias_O)
+    : state_(std::make_shared<State>(
+          State{std::move(name), at::empty({0}), bias_O, std::nullopt, std::move(weight)})) {}
+
 at::Tensor Linear::operator()(const at::Tensor& x_TI, const Segments& rows,
                               const DropoutKeys& dropout) const {
+  if (packed()) {
+    check_inference(state_->name, x_TI);
+    return packed_linear(x_TI, state_->packed, state_->bias_O);
+  }
   if (!state_->lora) return linear(x_TI, state_->weight_OI, state_->bias_O, rows);
   const Lora& lora = *state_->lora;
   LoraUpdate update{lora.a_RI, lora.b_OR, lora.scale(), lora.dropout, {}};
@@ -43,6 +75,11 @@ at::Tensor Linear::operator()(const at::Tensor& x_TI, const Segments& rows,
 const std::string& Linear::name() const { return state_->name; }
 const at::Tensor& Linear::weight_OI() const { return state_->weight_OI; }
 const at::Tensor& Linear::bias_O() const { return state_->bias_O; }
+const PackedWeight* Linear::packed() const {
+  return state_->packed.defined() ? &state_->packed : nullptr;
+}
+int64_t Linear::inputs() const { return packed() ? packed()->inputs : state_->weight_OI.size(1); }
+int64_t Linear::outputs() const { return packed() ? packed()->outputs : state_->weight_OI.size(0); }
 const Lora* Linear::lora() const { return state_->lora ? &*state_->lora : nullptr; }
 
 bool Linear::trains() const {
@@ -54,6 +91,7 @@ bool Linear::trains() const {
 void Linear::set_lora(Lora lora) {
   const at::Tensor& w = state_->weight_OI;
   check(!state_->lora.has_value(), "{} has a LoRA already", state_->name);
+  check(!packed(), "{} is packed for inference; a LoRA is put on before that", state_->name);
   check(lora.a_RI.dim() == 2 && lora.b_OR.dim() == 2 && lora.a_RI.size(1) == w.size(1) &&
             lora.b_OR.size(0) == w.size(0) && lora.a_RI.size(0) == lora.b_OR.size(1),
         "{}: LoRA of shapes [{}] and [{}] does not fit the weight [{}]", state_->name,
@@ -77,6 +115,47 @@ void Linear::merge_lora() {
   const c10::NoGradGuard no_grad;
   state_->weight_OI.copy_(merged_weight_OI());
   state_->lora.reset();
+}
+
+void Linear::pack(const PackedForm& form) {
+  check(!state_->lora, "{}: a LoRA must be merged before the weight is packed", state_->name);
+  check(!packed(), "{} is packed already", state_->name);
+  check(!trains(), "{}: a weight that trains cannot be packed", state_->name);
+  state_->packed = pack_and_release(state_->weight_OI, form);
+}
+
+void Linear::use(PackedWeight weight) {
+  check(weight.outputs == outputs() && weight.inputs == inputs(),
+        "{}: a packed weight of {} x {}, expected {} x {}", state_->name, weight.outputs,
+        weight.inputs, outputs(), inputs());
+  state_->packed = std::move(weight);
+}
+
+std::vector<at::Tensor> apply_together(std::span<const Linear* const> linears,
+                                       const at::Tensor& x_TI, const Segments& rows,
+                                       const DropoutKeys& dropout) {
+  const auto like_first = [&](const Linear* linear) {
+    return linear->packed() && linears[0]->packed() &&
+           linear->packed()->form == linears[0]->packed()->form;
+  };
+  std::vector<at::Tensor> out;
+  if (std::all_of(linears.begin(), linears.end(), like_first)) {
+    check_inference(linears[0]->name(), x_TI);
+    std::vector<PackedOperand> operands;
+    for (const Linear* linear : linears) operands.push_back({linear->packed(), linear->bias_O()});
+    return packed_linears(x_TI, operands);
+  }
+  for (const Linear* linear : linears) out.push_back((*linear)(x_TI, rows, dropout));
+  return out;
+}
+
+PackedWeight pack_and_release(const at::Tensor& weight_OI, const PackedForm& form) {
+  PackedWeight packed = pack_weight(weight_OI, form);
+  at::Tensor handle = weight_OI;
+  const at::Tensor dead = handle.variable_data();  // the storage, while the handles lose it
+  handle.set_data(at::empty({0}, weight_OI.options().requires_grad(false)));
+  if (dead.storage().use_count() == 1) release_pages(dead);
+  return packed;
 }
 
 }  // namespace euromodal

@@ -4,11 +4,13 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
 
+#include "backbone/kernels/packed_linear/packed_weight.h"
 #include "backbone/kernels/segments.h"
 
 namespace euromodal {
@@ -35,14 +37,20 @@ class Linear {
   /// weight_OI [O, I], bias_O [O] or undefined.
   Linear(std::string name, const at::Tensor& weight_OI, const at::Tensor& bias_O);
 
-  /// x_TI [T, I] -> [T, O]; differentiable. Packing: as linear() of backbone/kernels.
+  /// One whose weight is packed already.
+  Linear(std::string name, PackedWeight weight, const at::Tensor& bias_O);
+
+  /// x_TI [T, I] -> [T, O]; differentiable unless packed. Packing: as linear() of backbone/kernels.
   at::Tensor operator()(const at::Tensor& x_TI, const Segments& rows,
                         const DropoutKeys& dropout = {}) const;
 
   const std::string& name() const;
-  const at::Tensor& weight_OI() const;
-  const at::Tensor& bias_O() const;  // undefined: none
-  const Lora* lora() const;          // null: none
+  const at::Tensor& weight_OI() const;  // [0] once packed
+  const at::Tensor& bias_O() const;     // undefined: none
+  const Lora* lora() const;             // null: none
+  const PackedWeight* packed() const;   // null: not packed
+  int64_t inputs() const;
+  int64_t outputs() const;
   /// Is any of its tensors trained?
   bool trains() const;
 
@@ -53,9 +61,25 @@ class Linear {
   /// Writes that into the weight and drops the update.
   void merge_lora();
 
+  /// Packs the weight for inference on the CPU and gives the memory of the plain one back: every
+  /// handle on that tensor is empty from now on. Error: a LoRA that is not merged, a weight that
+  /// trains, or one that cannot take this form.
+  void pack(const PackedForm& form);
+  /// Computes with a weight packed elsewhere; the plain one stays what it is (a tied embedding).
+  void use(PackedWeight weight);
+
  private:
   struct State;
   std::shared_ptr<State> state_;  // shared by all copies
 };
+
+/// Layers of the same inputs, in one pass where all of them are packed alike.
+std::vector<at::Tensor> apply_together(std::span<const Linear* const> linears,
+                                       const at::Tensor& x_TI, const Segments& rows,
+                                       const DropoutKeys& dropout = {});
+
+/// Packs a weight and empties all handles on it. Its pages go back to the system at once, also
+/// those of a mapped file, when nobody else holds them.
+PackedWeight pack_and_release(const at::Tensor& weight_OI, const PackedForm& form);
 
 }  // namespace euromodal

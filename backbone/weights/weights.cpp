@@ -43,6 +43,18 @@ struct Weights::Impl {
   std::vector<std::string> ignored;
   std::vector<NamedTensor> taken;
   std::unordered_set<std::string> taken_names;
+
+  /// Takes a stored tensor of this shape out of the map.
+  at::Tensor claim(const std::string& name, at::IntArrayRef shape) {
+    const auto found = stored.find(name);
+    check<CheckpointError>(found != stored.end(), "{}: tensor {} is missing", what, name);
+    check<CheckpointError>(found->second.sizes() == shape,
+                           "{}: tensor {} has shape [{}], expected [{}]", what, name,
+                           fmt::join(found->second.sizes(), ", "), fmt::join(shape, ", "));
+    at::Tensor out = std::move(found->second);
+    stored.erase(found);
+    return out;
+  }
 };
 
 Weights::Weights(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -84,23 +96,27 @@ at::Tensor Weights::take(const std::string& name, at::IntArrayRef shape, Init in
     impl_->taken.push_back({name, weights_draw(impl_->seed, name, shape, init, impl_->dtype)});
     return impl_->taken.back().tensor;
   }
-  const auto found = impl_->stored.find(name);
-  check<CheckpointError>(found != impl_->stored.end(), "{}: tensor {} is missing", impl_->what,
-                         name);
-  check<CheckpointError>(found->second.sizes() == shape,
-                         "{}: tensor {} has shape [{}], expected [{}]", impl_->what, name,
-                         fmt::join(found->second.sizes(), ", "), fmt::join(shape, ", "));
-  check<CheckpointError>(at::isFloatingType(found->second.scalar_type()),
+  const at::Tensor stored = impl_->claim(name, shape);
+  check<CheckpointError>(at::isFloatingType(stored.scalar_type()),
                          "{}: tensor {} has dtype {}, expected a floating-point type", impl_->what,
-                         name, safetensors_dtype_word(found->second.scalar_type()));
-  const at::Tensor stored = std::move(found->second);
-  impl_->stored.erase(found);
+                         name, safetensors_dtype_word(stored.scalar_type()));
   // Held by nobody else: used in place (a mapped file copies its pages when they are written to).
   const bool shared = stored.use_count() > 1 || stored.storage().use_count() > 1;
   at::Tensor tensor = stored.detach().to(impl_->dtype).contiguous();
   if (shared && tensor.is_alias_of(stored)) tensor = tensor.clone();
   impl_->taken.push_back({name, tensor});
   return tensor;
+}
+
+at::Tensor Weights::take_bytes(const std::string& name, at::IntArrayRef shape) {
+  check<CheckpointError>(impl_->taken_names.insert(name).second,
+                         "{}: tensor {} is taken twice by the model", impl_->what, name);
+  const at::Tensor stored = impl_->claim(name, shape);
+  check<CheckpointError>(stored.scalar_type() == at::kByte,
+                         "{}: tensor {} has dtype {}, expected U8", impl_->what, name,
+                         safetensors_dtype_word(stored.scalar_type()));
+  impl_->taken.push_back({name, stored.contiguous()});
+  return impl_->taken.back().tensor;
 }
 
 bool Weights::has(const std::string& name) const {

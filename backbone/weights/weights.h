@@ -45,6 +45,9 @@ class Weights {
   /// pages when they are written to, and never changes), every other is copied. Each name once.
   /// CheckpointError: "DIR: tensor NAME is missing", "... has shape [3, 4], expected [4, 3]".
   at::Tensor take(const std::string& name, at::IntArrayRef shape, Init init);
+  /// The stored tensor of bytes `name` with exactly this shape, as it lies in the file. Errors as
+  /// take().
+  at::Tensor take_bytes(const std::string& name, at::IntArrayRef shape);
   bool has(const std::string& name) const;                    // always true for random()
   std::vector<int64_t> shape(const std::string& name) const;  // of a stored tensor
   /// Tensors that are not used on purpose: a glob with `*` ("vision_model.head.*").
@@ -70,6 +73,9 @@ class WeightScope {
       : weights_(&weights), prefix_(std::move(prefix)) {}
   at::Tensor take(const std::string& name, at::IntArrayRef shape, Init init) const {
     return weights_->take(prefix_ + name, shape, init);
+  }
+  at::Tensor take_bytes(const std::string& name, at::IntArrayRef shape) const {
+    return weights_->take_bytes(prefix_ + name, shape);
   }
   bool has(const std::string& name) const { return weights_->has(prefix_ + name); }
   WeightScope scope(const std::string& prefix) const { return {*weights_, prefix_ + prefix}; }
