@@ -83,12 +83,13 @@ struct LossWanted {
 
 struct LossRun {
   const CrossEntropyArgs& args;
-  at::ScalarType wide;
-  at::Tensor row_weight_R;
+  LossWanted wanted;
+  RowLosses rows;
   LossOut out;
+  at::Tensor dweight;  // of the sample so far, wide
 
-  // Rows [begin, begin + count) of one chunk; the weight gradient is added to dweight (wide).
-  void chunk(int64_t begin, int64_t count, LossWanted wanted, bool aligned, at::Tensor& dweight) {
+  // Rows [begin, begin + count) of one chunk; the weight gradient is added to dweight.
+  void chunk(int64_t begin, int64_t count, bool aligned) {
     const at::Tensor h_CD = aligned ? aligned_rows(args.hidden_RD, begin, count)
                                     : args.hidden_RD.narrow(0, begin, count);
     const bool grads = wanted.dhidden || wanted.dweight;
@@ -96,14 +97,14 @@ struct LossRun {
     if (z_CV.is_cuda()) {
       device_rows(z_CV, begin, grads);  // in the dtype of the product
     } else {
-      z_CV = z_CV.to(wide);
+      z_CV = z_CV.to(rows.wide);
       host_rows(z_CV, begin, grads);
     }
     const at::Tensor dz_CV = z_CV.to(args.hidden_RD.scalar_type());
     if (wanted.dhidden) out.dhidden_RD.narrow(0, begin, count).copy_(at::mm(dz_CV, args.weight_VD));
     if (wanted.dweight) {
       if (!dweight.defined())
-        dweight = at::mm(dz_CV.t(), h_CD).to(wide);
+        dweight = at::mm(dz_CV.t(), h_CD).to(rows.wide);
       else if (dweight.scalar_type() == dz_CV.scalar_type())
         dweight.addmm_(dz_CV.t(), h_CD);
       else
@@ -119,8 +120,8 @@ struct LossRun {
       const LossRowsArgs<A> all{
           z_CV.mutable_data_ptr<A>(),
           args.labels_R.const_data_ptr<int64_t>() + begin,
-          row_weight_R.defined() ? row_weight_R.const_data_ptr<A>() + begin : nullptr,
-          out.row_loss_R.mutable_data_ptr<A>() + begin,
+          rows.weight_R.defined() ? rows.weight_R.const_data_ptr<A>() + begin : nullptr,
+          rows.loss_R.mutable_data_ptr<A>() + begin,
           0,
           count,
           z_CV.size(1),
@@ -134,47 +135,37 @@ struct LossRun {
         loss_run(part);
       });
     };
-    wide == at::kDouble ? run(double{}) : run(float{});
+    rows.wide == at::kDouble ? run(double{}) : run(float{});
   }
 
   void device_rows(const at::Tensor& z_CV, int64_t begin, bool grads) {
     const int64_t count = z_CV.size(0);
     cuda_ops().cross_entropy_rows({.logits_CV = z_CV,
                                    .labels_C = args.labels_R.narrow(0, begin, count),
-                                   .row_weight_C = row_weight_R.defined()
-                                                       ? row_weight_R.narrow(0, begin, count)
-                                                       : at::Tensor(),
-                                   .loss_C = out.row_loss_R.narrow(0, begin, count),
+                                   .row_weight_C = rows.weights(begin, count),
+                                   .loss_C = rows.loss_R.narrow(0, begin, count),
                                    .smoothing = args.label_smoothing,
                                    .z_loss = args.z_loss,
                                    .gradient = grads});
   }
 
-  // One sample (or all rows as one); its weight gradient is rounded to the weight's dtype.
-  void sample(int64_t begin, int64_t length, LossWanted wanted, bool aligned) {
-    at::Tensor dweight;
-    for (int64_t done = 0; done < length; done += args.chunk_rows)
-      chunk(begin + done, std::min(args.chunk_rows, length - done), wanted, aligned, dweight);
+  // The weight gradient of a sample (or of all rows as one) is rounded to the weight's dtype.
+  void sample_done() {
     if (!dweight.defined()) return;
     dweight = dweight.to(args.weight_VD.scalar_type());
     out.dweight_VD.defined() ? out.dweight_VD.add_(dweight) : out.dweight_VD = dweight;
+    dweight.reset();
   }
 };
 
 LossOut loss_forward(const CrossEntropyArgs& args, const Segments& rows, LossWanted wanted) {
-  const at::ScalarType wide =
-      args.hidden_RD.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  LossRun run{args, wide, {}, {}};
-  if (args.row_weight_R.defined())
-    run.row_weight_R = args.row_weight_R.to(args.hidden_RD.device(), wide).contiguous();
-  run.out.row_loss_R = at::empty({args.hidden_RD.size(0)}, args.hidden_RD.options().dtype(wide));
+  LossRun run{args, wanted, {args.hidden_RD, args.row_weight_R}, {}, {}};
+  run.out.row_loss_R = run.rows.loss_R;
   if (wanted.dhidden) run.out.dhidden_RD = at::empty_like(args.hidden_RD);
-  if (!rows.per_sample) {
-    run.sample(0, args.hidden_RD.size(0), wanted, /*aligned=*/false);
-  } else {
-    for (int64_t s = 0; s < rows.count(); ++s)
-      run.sample(rows.begin(s), rows.length(s), wanted, /*aligned=*/true);
-  }
+  for_row_chunks(
+      rows, args.hidden_RD.size(0), args.chunk_rows,
+      [&](int64_t begin, int64_t count, bool aligned) { run.chunk(begin, count, aligned); },
+      [&] { run.sample_done(); });
   if (wanted.dweight && !run.out.dweight_VD.defined())
     run.out.dweight_VD = at::zeros_like(args.weight_VD);
   run.out.loss = sum_row_losses(run.out.row_loss_R, rows);
