@@ -57,6 +57,11 @@ struct LoraConfig {
 void add_lora(const std::vector<Linear>& linears, const LoraConfig& config, uint64_t seed,
               const std::string& stream);
 
+/// The map `lora` of a section of the YAML put on the part that the section describes; nothing
+/// without it. ConfigError where the linears have a LoRA already: their folder held one.
+void configure_lora(const Config& section, const std::vector<Linear>& linears, uint64_t seed,
+                    const std::string& stream);
+
 bool has_lora(const std::vector<Linear>& linears);
 /// "NAME.lora_A.weight" [R, I] and "NAME.lora_B.weight" [O, R] of each linear that has one.
 std::vector<NamedTensor> lora_parameters(const std::vector<Linear>& linears);

@@ -8,7 +8,6 @@
 
 #include "backbone/lora.h"
 #include "core/error.h"
-#include "core/rng.h"
 #include "core/time_split.h"
 
 namespace euromodal {
@@ -186,12 +185,7 @@ CoupledModel::Gathered CoupledModel::gather(const Batch& batch, Modality kind) c
       out.inputs.push_back(example.inputs[i]);
       out.stored.push_back(example.features.empty() ? StoredFeatures{} : example.features[i]);
       out.keys.push_back(i < example.media_keys.size() ? example.media_keys[i] : "");
-      // an encoder's segments: one a window of sound, picture or frame
-      const at::Tensor& x = example.inputs[i].x;  // undefined: stored features
-      for (int64_t j = 0; example.dropout_key && x.defined() && j < x.size(0); ++j) {
-        const Rng item = Rng(*example.dropout_key).fork("item", i);
-        out.dropout.push_back(item.fork("segment", static_cast<uint64_t>(j)).key());
-      }
+      add_dropout_keys(example, i, out.dropout);
       ++items;
     }
     check<DataError>(runs == items, "sample {}: {} placeholder runs but {} {} items", example.id,

@@ -5,6 +5,8 @@
 
 #include <ATen/ATen.h>
 
+#include "backbone/lora.h"
+
 namespace euromodal {
 namespace {
 
@@ -13,7 +15,7 @@ constexpr std::array<Modality, 3> kKinds = {Modality::kImage, Modality::kAudio, 
 }  // namespace
 
 StackCost encoder_cost(const Encoder& encoder) {
-  std::vector<NamedTensor> matrices;
+  std::vector<NamedTensor> matrices = lora_parameters(encoder.linears());
   for (const NamedTensor& p : encoder.parameters()) {
     if (p.name.find("position") == std::string::npos) matrices.push_back(p);
   }
