@@ -116,7 +116,7 @@ class NextToken final : public Objective {
   Llama* backbone() override { return &model_->backbone(); }
 
   std::vector<NamedTensor> make_aliases() override {
-    if (distill_) check_frozen_teacher();
+    if (distill_) check_frozen_head();
     const at::Tensor& embedding_VD = model_->backbone().embedding_VD();
     if (!deterministic_ || !embedding_VD.requires_grad() ||
         !model_->backbone().head_VD().is_same(embedding_VD))
@@ -243,12 +243,13 @@ class NextToken final : public Objective {
         Segments::from_lengths(labelled.lengths, pass.batch.rows.per_sample));
   }
 
-  void check_frozen_teacher() const {
+  /// The backbone itself may learn: the teacher is what it says of the text now, without gradient.
+  void check_frozen_head() const {
     for (const NamedTensor& parameter : model_->parameters()) {
       check<ConfigError>(
-          !parameter.tensor.requires_grad() || parameter.name.compare(0, 9, "backbone.") != 0,
-          "{}: the teacher is the backbone itself and must be frozen, but "
-          "'trainable' takes {}",
+          !parameter.tensor.requires_grad() ||
+              !parameter.tensor.is_same(model_->backbone().head_VD()),
+          "{}: teacher and student share the head, which must be frozen, but 'trainable' takes {}",
           distill_where_, parameter.name);
     }
   }
