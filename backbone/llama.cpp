@@ -35,6 +35,7 @@ struct Llama::Impl {
   LlamaConfig config;
   at::Tensor embedding_VD, head_VD, norm_D;
   std::vector<LlamaBlock> blocks;
+  Linear head;
   std::vector<Linear> linears;
   Checkpointing checkpointing;
   std::shared_ptr<BlockHooks> hooks;
@@ -100,6 +101,8 @@ Llama::Llama(const LlamaConfig& config, const WeightScope& weights)
   } else {
     impl_->head_VD = weights.take("lm_head.weight", {V, D}, Init::normal(0.02));
   }
+  impl_->head = {"lm_head", impl_->head_VD, at::Tensor()};
+  if (!config.tie_embeddings) impl_->linears.push_back(impl_->head);
 }
 
 Llama::~Llama() = default;
@@ -114,6 +117,7 @@ const std::vector<LlamaBlock>& Llama::blocks() const { return impl_->blocks; }
 RopeTable Llama::rope_for(int64_t positions) const {
   return impl_->rope_for(positions, impl_->embedding_VD.device());
 }
+const Linear& Llama::head() const { return impl_->head; }
 const std::vector<Linear>& Llama::linears() const { return impl_->linears; }
 const at::Tensor& Llama::embedding_VD() const { return impl_->embedding_VD; }
 const at::Tensor& Llama::head_VD() const { return impl_->head_VD; }
@@ -216,7 +220,7 @@ at::Tensor Llama::forward_cached(const at::Tensor& emb_TD, const Segments& rows,
 
 at::Tensor Llama::logits(const at::Tensor& hidden_RD) const {
   const c10::NoGradGuard no_grad;
-  return linear(hidden_RD, impl_->head_VD, at::Tensor(), Segments::one(hidden_RD.size(0)))
+  return impl_->head(hidden_RD, Segments::one(hidden_RD.size(0)))
       .to(at::kFloat);  // rounded to the weights' dtype first, as transformers does
 }
 

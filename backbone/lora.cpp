@@ -17,6 +17,7 @@ namespace euromodal {
 namespace {
 
 constexpr int64_t kLoraMaxRank = 65536;
+constexpr const char* kLoraHead = "lm_head";
 
 LoraGroup lora_group(const Config& config) {
   LoraGroup out;
@@ -42,6 +43,7 @@ LoraGroup lora_group(const Config& config) {
 }
 
 bool lora_names(const std::string& target, const std::string& name) {
+  if (name == kLoraHead) return name == target;
   if (target.find_first_of("*?") != std::string::npos) return glob_match(target, name);
   return name == target || name.ends_with("." + target);
 }
@@ -66,6 +68,8 @@ bool lora_takes(const LoraGroup& group, const std::string& target, const std::st
 /// The attention of SigLIP's pooling head is torch's MultiheadAttention: q, k and v are one
 /// parameter, and PEFT's update of its out_proj is never computed there.
 const char* lora_hint(const std::string& target) {
+  if (target == kLoraHead)
+    return "; an encoder has no head, and one that is the embedding table itself takes no LoRA";
   const bool fused = target.find("in_proj") != std::string::npos ||
                      target.find("attention.out_proj") != std::string::npos;
   return fused ? "; in_proj and out_proj of a pooling head's fused attention take no LoRA" : "";

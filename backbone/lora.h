@@ -14,7 +14,8 @@
 //                              # beside it
 //
 // A target names the end of a module's name, as PEFT's target_modules do (q_proj,
-// self_attn.q_proj), or the whole name with wildcards (`*`, `?`). `layers`: first and last, both
+// self_attn.q_proj), or the whole name with wildcards (`*`, `?`; they never take the head, lm_head,
+// which PEFT's "all-linear" leaves out too). `layers`: first and last, both
 // included.
 #pragma once
 #include <cstdint>

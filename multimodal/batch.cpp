@@ -6,6 +6,15 @@
 
 namespace euromodal {
 
+DropoutKeys sample_dropout_keys(const Batch& batch) {
+  DropoutKeys out;
+  for (const Example& example : batch.examples) {
+    if (!example.dropout_key) return {};
+    out.push_back(*example.dropout_key);
+  }
+  return out;
+}
+
 void add_dropout_keys(const Example& example, size_t item, DropoutKeys& out) {
   const at::Tensor& x = example.inputs[item].x;
   if (!example.dropout_key || !x.defined()) return;

@@ -41,6 +41,9 @@ struct Batch {
   std::vector<Example> examples;  // S; media and spans stay here, host side
 };
 
+/// What the LoRA of the backbone drops by: one key a sample; none when a sample has none.
+DropoutKeys sample_dropout_keys(const Batch& batch);
+
 /// What the encoder's LoRA drops by in item `item` of a sample: appends a key for each of its
 /// pictures, frames or windows of sound; nothing without a key of the sample, or for stored
 /// features.

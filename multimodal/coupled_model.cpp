@@ -33,16 +33,6 @@ bool coupled_trains(const Encoder& encoder) {
                      [](const Linear& linear) { return linear.trains(); });
 }
 
-/// One key a sample; none when a sample has none.
-DropoutKeys coupled_dropout_keys(const Batch& batch) {
-  DropoutKeys out;
-  for (const Example& example : batch.examples) {
-    if (!example.dropout_key) return {};
-    out.push_back(*example.dropout_key);
-  }
-  return out;
-}
-
 /// The rows before the first medium: the same ids give the same rows. Those of a sample without
 /// media are not worth keeping.
 std::vector<ConstantPrefix> coupled_prefixes(const Batch& batch) {
@@ -138,7 +128,7 @@ at::Tensor CoupledModel::forward(const Batch& batch, FeatureCache* cache,
                                  PrefixCache* prefixes) const {
   const at::Tensor emb_TD = embed(batch, cache);
   const TimeScope scope("backbone");
-  const DropoutKeys dropout = coupled_dropout_keys(batch);
+  const DropoutKeys dropout = sample_dropout_keys(batch);
   if (prefixes == nullptr) return parts_.text.llama->forward(emb_TD, batch.rows, dropout);
   return parts_.text.llama->forward(emb_TD, batch.rows, coupled_prefixes(batch), *prefixes,
                                     dropout);
