@@ -105,6 +105,7 @@ Llama::Llama(const LlamaConfig& config, const WeightScope& weights)
     impl_->head = {kHeadName, weights.take("lm_head.weight", {V, D}, Init::normal(0.02)), {}};
   }
   if (config.tie_embeddings) weights.ignore("lm_head.weight");
+  if (!config.tie_embeddings) impl_->linears.push_back(impl_->head);
 }
 
 Llama::~Llama() = default;

@@ -62,12 +62,14 @@ class Llama {
   at::Tensor logits(const at::Tensor& hidden_RD) const;
   const at::Tensor& embedding_VD() const;
   const at::Tensor& head_VD() const;  // the embedding itself when tied; [0] once packed
-  const Linear& head() const;
   const at::Tensor& final_norm_D() const;
   const std::vector<LlamaBlock>& blocks() const;
   /// cos and sin of at least `positions` positions, on the model's device.
   RopeTable rope_for(int64_t positions) const;
-  /// The linears of all blocks in order: q, k, v, o, gate, up and down of each (not the head).
+  /// The head as a layer, for its LoRA: "lm_head".
+  const Linear& head() const;
+  /// The linears of all blocks in order: q, k, v, o, gate, up and down of each; then the head,
+  /// unless it is the embedding itself.
   const std::vector<Linear>& linears() const;
   KvCache make_cache() const;
   at::ScalarType dtype() const;

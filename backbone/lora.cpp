@@ -17,6 +17,7 @@ namespace euromodal {
 namespace {
 
 constexpr int64_t kLoraMaxRank = 65536;
+constexpr const char* kLoraHead = "lm_head";
 
 LoraGroup lora_group(const Config& config) {
   LoraGroup out;
@@ -42,6 +43,7 @@ LoraGroup lora_group(const Config& config) {
 }
 
 bool lora_names(const std::string& target, const std::string& name) {
+  if (name == kLoraHead) return name == target;
   if (target.find_first_of("*?") != std::string::npos) return glob_match(target, name);
   return name == target || name.ends_with("." + target);
 }
@@ -61,6 +63,16 @@ bool lora_takes(const LoraGroup& group, const std::string& target, const std::st
     if (layer < group.layers->first || layer > group.layers->second) return false;
   }
   return lora_names(target, name);
+}
+
+/// The attention of SigLIP's pooling head is torch's MultiheadAttention: q, k and v are one
+/// parameter, and PEFT's update of its out_proj is never computed there.
+const char* lora_hint(const std::string& target) {
+  if (target == kLoraHead)
+    return "; an encoder has no head, and one that is the embedding table itself takes no LoRA";
+  const bool fused = target.find("in_proj") != std::string::npos ||
+                     target.find("attention.out_proj") != std::string::npos;
+  return fused ? "; in_proj and out_proj of a pooling head's fused attention take no LoRA" : "";
 }
 
 std::string lora_some_names(const std::vector<Linear>& linears) {
@@ -117,9 +129,9 @@ void add_lora(const std::vector<Linear>& linears, const LoraConfig& config, uint
       const bool any = std::any_of(linears.begin(), linears.end(), [&](const Linear& linear) {
         return lora_takes(group, target, linear.name());
       });
-      check<ConfigError>(any, "{}: target \"{}\" names no linear{} (there are {}: {})", group.where,
-                         target, group.layers ? " in these layers" : "", linears.size(),
-                         lora_some_names(linears));
+      check<ConfigError>(any, "{}: target \"{}\" names no linear{} (there are {}: {}){}",
+                         group.where, target, group.layers ? " in these layers" : "",
+                         linears.size(), lora_some_names(linears), lora_hint(target));
     }
   }
   for (Linear linear : linears) {
@@ -139,6 +151,16 @@ void add_lora(const std::vector<Linear>& linears, const LoraConfig& config, uint
          .rslora = config.rslora,
          .dropout = config.dropout.value_or(0.0)});
   }
+}
+
+void configure_lora(const Config& section, const std::vector<Linear>& linears, uint64_t seed,
+                    const std::string& stream) {
+  if (!section.has("lora")) return;
+  check<ConfigError>(!has_lora(linears),
+                     "{}: the folder has a LoRA already: leave this out to go on with it, or merge "
+                     "it first (a run of steps: 0 with merge_lora: true)",
+                     section.where("lora"));
+  add_lora(linears, LoraConfig::parse(section.child("lora")), seed, stream);
 }
 
 bool has_lora(const std::vector<Linear>& linears) {

@@ -14,7 +14,8 @@
 //                              # beside it
 //
 // A target names the end of a module's name, as PEFT's target_modules do (q_proj,
-// self_attn.q_proj), or the whole name with wildcards (`*`, `?`). `layers`: first and last, both
+// self_attn.q_proj), or the whole name with wildcards (`*`, `?`; they never take the head, lm_head,
+// which PEFT's "all-linear" leaves out too). `layers`: first and last, both
 // included.
 #pragma once
 #include <cstdint>
@@ -56,6 +57,11 @@ struct LoraConfig {
 /// `stream`: "backbone", "encoder.image". ConfigError naming a target or group without a linear.
 void add_lora(const std::vector<Linear>& linears, const LoraConfig& config, uint64_t seed,
               const std::string& stream);
+
+/// The map `lora` of a section of the YAML put on the part that the section describes; nothing
+/// without it. ConfigError where the linears have a LoRA already: their folder held one.
+void configure_lora(const Config& section, const std::vector<Linear>& linears, uint64_t seed,
+                    const std::string& stream);
 
 bool has_lora(const std::vector<Linear>& linears);
 /// "NAME.lora_A.weight" [R, I] and "NAME.lora_B.weight" [O, R] of each linear that has one.

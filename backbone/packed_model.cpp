@@ -17,9 +17,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Those of all blocks and the head, also a tied one.
 std::vector<Linear> all_linears(const Llama& llama) {
   std::vector<Linear> out = llama.linears();
-  out.push_back(llama.head());
+  if (llama.config().tie_embeddings) out.push_back(llama.head());
   return out;
 }
 
@@ -45,13 +46,10 @@ void pack_weights(const Llama& llama, const PackedForm& form) {
     return;
   }
   merge_lora(llama.linears());
-  for (Linear linear : llama.linears()) linear.pack(form);
-  Linear head = llama.head();
-  if (llama.config().tie_embeddings) {
-    head.use(pack_weight(llama.embedding_VD(), head_form(form)));
-  } else {
-    head.pack(head_form(form));
-  }
+  for (Linear linear : llama.linears())
+    linear.pack(linear.name() == llama.head().name() ? head_form(form) : form);
+  if (llama.config().tie_embeddings)
+    Linear(llama.head()).use(pack_weight(llama.embedding_VD(), head_form(form)));
 }
 
 int64_t linear_bytes(const Llama& llama) {

@@ -129,22 +129,31 @@ Linear peft_find(const std::vector<Linear>& linears, const std::string& module,
 
 struct PeftPair {
   at::Tensor a_RI, b_OR;
+  at::Tensor base_OI;  // beside the LoRA of a head PEFT saves its weight too; mostly undefined
 };
+
+struct PeftPart {
+  std::string_view ending;
+  at::Tensor PeftPair::*tensor;
+};
+constexpr std::array kPeftParts = {PeftPart{".lora_A.weight", &PeftPair::a_RI},
+                                   PeftPart{".lora_B.weight", &PeftPair::b_OR},
+                                   PeftPart{".base_layer.weight", &PeftPair::base_OI}};
 
 std::map<std::string, PeftPair> peft_read_tensors(const fs::path& path) {
   const SafetensorsFile file(path);
   const std::string name = path.string(), prefix = kPeftPrefix;
   std::map<std::string, PeftPair> out;
   for (const TensorInfo& info : file.infos()) {
-    const bool a = info.name.ends_with(".lora_A.weight"), b = info.name.ends_with(".lora_B.weight");
-    check<CheckpointError>(info.name.starts_with(prefix) && (a || b) && info.shape.size() == 2 &&
-                               at::isFloatingType(info.dtype),
+    const auto part = std::find_if(kPeftParts.begin(), kPeftParts.end(), [&](const PeftPart& p) {
+      return info.name.ends_with(p.ending);
+    });
+    check<CheckpointError>(info.name.starts_with(prefix) && part != kPeftParts.end() &&
+                               info.shape.size() == 2 && at::isFloatingType(info.dtype),
                            "{}: tensor {} [{}] is no lora_A or lora_B of a linear", name, info.name,
                            fmt::join(info.shape, ", "));
-    constexpr size_t kEnding = sizeof(".lora_A.weight") - 1;
-    PeftPair& pair =
-        out[info.name.substr(prefix.size(), info.name.size() - prefix.size() - kEnding)];
-    (a ? pair.a_RI : pair.b_OR) = file.tensor(info);
+    const size_t length = info.name.size() - prefix.size() - part->ending.size();
+    out[info.name.substr(prefix.size(), length)].*(part->tensor) = file.tensor(info);
   }
   check<CheckpointError>(!out.empty(), "{}: holds no tensors", name);
   for (const auto& [module, pair] : out)
@@ -211,6 +220,12 @@ void load_peft(const fs::path& dir, const std::vector<Linear>& linears,
                            "{}: {}: lora_A [{}] and lora_B [{}] do not fit the weight [{}]", file,
                            module, fmt::join(pair.a_RI.sizes(), ", "),
                            fmt::join(pair.b_OR.sizes(), ", "), fmt::join(w.sizes(), ", "));
+    check<CheckpointError>(
+        !pair.base_OI.defined() ||
+            (pair.base_OI.sizes() == w.sizes() && pair.base_OI.to(w.options()).equal(w)),
+        "{}: {}: base_layer [{}] is not the weight [{}] of this model: the LoRA was trained on "
+        "another one",
+        file, module, fmt::join(pair.base_OI.sizes(), ", "), fmt::join(w.sizes(), ", "));
     // copies: the mapped file may be replaced when the model is saved
     linear.set_lora({.a_RI = pair.a_RI.to(w.options(), /*non_blocking=*/false, /*copy=*/true),
                      .b_OR = pair.b_OR.to(w.options(), /*non_blocking=*/false, /*copy=*/true),

@@ -8,6 +8,7 @@
 
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "multimodal/encoder_folder.h"
 #include "multimodal/model.h"
 #include "training/data/dataset.h"
 #include "training/data/encode_dataset.h"
@@ -105,7 +106,7 @@ int data_encode(int argc, char** argv) {
     }
   }
   for (const std::string& dir : encoders) {
-    loaded.push_back(load_encoder(dir, parse_dtype(dtype)));
+    loaded.push_back(load_encoder_folder(dir, parse_dtype(dtype)));
     for (const FeatureSource& other : sources)
       check<UsageError>(other.encoder->modality() != loaded.back()->modality(),
                         "--encoder {}: a second encoder of {}", dir,

@@ -5,6 +5,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "core/files.h"
+#include "multimodal/encoder_folder.h"
 #include "multimodal/stored_features.h"
 
 namespace euromodal::cli {
@@ -28,7 +29,7 @@ int run_encode(int argc, char** argv) {
   const FeatureSelect select = FeatureSelect::parse(features);
   check<UsageError>(dtype == "float32" || dtype == "bfloat16" || dtype == "float16",
                     "--dtype: got {}, expected float32, bfloat16 or float16", dtype);
-  const std::unique_ptr<Encoder> encoder = load_encoder(dir, parse_dtype(dtype));
+  const std::unique_ptr<Encoder> encoder = load_encoder_folder(dir, parse_dtype(dtype));
   const c10::NoGradGuard no_grad;
   std::vector<StoredFeatures> rows;
   for (size_t i = 0; i < inputs.size(); ++i) {

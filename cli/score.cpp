@@ -70,7 +70,7 @@ int run_score(int argc, char** argv) {
     const TextModel other = load_text_model(reference, type);
     merge_lora(other.llama->linears());
     move_parameters(other.parameters, where);
-    const Divergence d = compare_models(*other.llama, *model.llama, ids, options);
+    const ModelDivergence d = compare_models(*other.llama, *model.llama, ids, options);
     const Json out = {{"tokens", d.tokens},
                       {"mean_kl", d.mean_kl},
                       {"top1_agreement", d.top1_agreement},

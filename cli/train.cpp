@@ -4,7 +4,6 @@
 #include "core/log.h"
 #include "training/deadlines.h"
 #include "training/dist/watched_world.h"
-#include "training/dry_run.h"
 #include "training/stages.h"
 
 namespace euromodal::cli {
@@ -36,11 +35,12 @@ int run_train(int argc, char** argv) {
   if (options.given("--resume") && request.resume.empty())
     throw UsageError("--resume: expected auto or a checkpoint's folder, got nothing");
   set_log_level(parse_log_level(log_level));
-  const Config config = Config::load(config_file, overrides);
   if (dry_run_ranks > 0) {
-    fmt::print("{}\n", dry_run(config, static_cast<int>(dry_run_ranks)).dump(1));
+    fmt::print("{}\n",
+               dry_run_file(config_file, overrides, static_cast<int>(dry_run_ranks)).dump(1));
     return 0;
   }
+  const Config config = Config::load(config_file, overrides);
   const Config run = config.child("run");
   const PhaseDeadlines deadlines = PhaseDeadlines::parse(run);
   Watchdog watchdog({.folder = run.path("dir") / "flight",

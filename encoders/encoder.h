@@ -70,7 +70,7 @@ class Encoder {
 };
 
 /// Names an encoder by what decides its features: settings, and the values and dtype of the
-/// weights. 32 hex digits.
+/// weights and of a LoRA on them. 32 hex digits.
 std::string encoder_identity(const Encoder& encoder);
 
 /// A Hugging Face folder (config.json, preprocessor_config.json, weights), by model_type through

@@ -105,13 +105,13 @@ TextScore score_text(const Llama& llama, const std::vector<int64_t>& ids,
   return out;
 }
 
-Divergence compare_models(const Llama& reference, const Llama& model,
-                          const std::vector<int64_t>& ids, const ScoreOptions& options) {
+ModelDivergence compare_models(const Llama& reference, const Llama& model,
+                               const std::vector<int64_t>& ids, const ScoreOptions& options) {
   const c10::NoGradGuard no_grad;
   check<DataError>(reference.config().vocab_size == model.config().vocab_size,
                    "the models have vocabularies of {} and {} tokens; only equal ones compare",
                    reference.config().vocab_size, model.config().vocab_size);
-  Divergence out;
+  ModelDivergence out;
   double kl = 0.0, agreed = 0.0, sum = 0.0, reference_sum = 0.0;
   Walk(model, ids, options)
       .run({&reference, &model},

@@ -29,7 +29,7 @@ TextScore score_text(const Llama& llama, const std::vector<int64_t>& ids,
                      const ScoreOptions& options = {});
 
 /// How far a model (a quantised one) is from another on the same text.
-struct Divergence {
+struct ModelDivergence {
   int64_t tokens = 0;           // rows compared
   double mean_kl = 0.0;         // of KL(reference || model), natural logarithms
   double top1_agreement = 0.0;  // share of rows whose most likely token is the same
@@ -37,8 +37,8 @@ struct Divergence {
 };
 
 /// Both of one vocabulary (DataError). ids and errors as score_text().
-Divergence compare_models(const Llama& reference, const Llama& model,
-                          const std::vector<int64_t>& ids, const ScoreOptions& options = {});
+ModelDivergence compare_models(const Llama& reference, const Llama& model,
+                               const std::vector<int64_t>& ids, const ScoreOptions& options = {});
 
 /// Mean of the hidden rows behind the final norm, ids [T] with T from 1 to max_position_embeddings
 /// -> [D] f32.

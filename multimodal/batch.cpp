@@ -2,8 +2,26 @@
 #include "multimodal/batch.h"
 
 #include "core/error.h"
+#include "core/rng.h"
 
 namespace euromodal {
+
+DropoutKeys sample_dropout_keys(const Batch& batch) {
+  DropoutKeys out;
+  for (const Example& example : batch.examples) {
+    if (!example.dropout_key) return {};
+    out.push_back(*example.dropout_key);
+  }
+  return out;
+}
+
+void add_dropout_keys(const Example& example, size_t item, DropoutKeys& out) {
+  const at::Tensor& x = example.inputs[item].x;
+  if (!example.dropout_key || !x.defined()) return;
+  const Rng rng = Rng(*example.dropout_key).fork("item", item);
+  for (int64_t segment = 0; segment < x.size(0); ++segment)
+    out.push_back(rng.fork("segment", static_cast<uint64_t>(segment)).key());
+}
 
 Batch collate(std::vector<Example> examples, bool per_sample) {
   std::vector<int64_t> lengths;

@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "backbone/kernels/segments.h"
+#include "backbone/nn/linear.h"
 #include "encoders/preprocess/preprocess.h"
 #include "multimodal/stored_features.h"
 #include "multimodal/token_plan.h"
@@ -39,6 +40,14 @@ struct Batch {
   Segments rows;                  // samples over the T rows
   std::vector<Example> examples;  // S; media and spans stay here, host side
 };
+
+/// What the LoRA of the backbone drops by: one key a sample; none when a sample has none.
+DropoutKeys sample_dropout_keys(const Batch& batch);
+
+/// What the encoder's LoRA drops by in item `item` of a sample: appends a key for each of its
+/// pictures, frames or windows of sound; nothing without a key of the sample, or for stored
+/// features.
+void add_dropout_keys(const Example& example, size_t item, DropoutKeys& out);
 
 /// Packs whole samples one after the other.
 Batch collate(std::vector<Example> examples, bool per_sample);

@@ -8,7 +8,6 @@
 
 #include "backbone/lora.h"
 #include "core/error.h"
-#include "core/rng.h"
 #include "core/time_split.h"
 
 namespace euromodal {
@@ -32,16 +31,6 @@ bool coupled_trains(const Encoder& encoder) {
                      [](const NamedTensor& p) { return p.tensor.requires_grad(); }) ||
          std::any_of(linears.begin(), linears.end(),
                      [](const Linear& linear) { return linear.trains(); });
-}
-
-/// One key a sample; none when a sample has none.
-DropoutKeys coupled_dropout_keys(const Batch& batch) {
-  DropoutKeys out;
-  for (const Example& example : batch.examples) {
-    if (!example.dropout_key) return {};
-    out.push_back(*example.dropout_key);
-  }
-  return out;
 }
 
 /// The rows before the first medium: the same ids give the same rows. Those of a sample without
@@ -139,7 +128,7 @@ at::Tensor CoupledModel::forward(const Batch& batch, FeatureCache* cache,
                                  PrefixCache* prefixes) const {
   const at::Tensor emb_TD = embed(batch, cache);
   const TimeScope scope("backbone");
-  const DropoutKeys dropout = coupled_dropout_keys(batch);
+  const DropoutKeys dropout = sample_dropout_keys(batch);
   if (prefixes == nullptr) return parts_.text.llama->forward(emb_TD, batch.rows, dropout);
   return parts_.text.llama->forward(emb_TD, batch.rows, coupled_prefixes(batch), *prefixes,
                                     dropout);
@@ -186,12 +175,7 @@ CoupledModel::Gathered CoupledModel::gather(const Batch& batch, Modality kind) c
       out.inputs.push_back(example.inputs[i]);
       out.stored.push_back(example.features.empty() ? StoredFeatures{} : example.features[i]);
       out.keys.push_back(i < example.media_keys.size() ? example.media_keys[i] : "");
-      // an encoder's segments: one a window of sound, picture or frame
-      const at::Tensor& x = example.inputs[i].x;  // undefined: stored features
-      for (int64_t j = 0; example.dropout_key && x.defined() && j < x.size(0); ++j) {
-        const Rng item = Rng(*example.dropout_key).fork("item", i);
-        out.dropout.push_back(item.fork("segment", static_cast<uint64_t>(j)).key());
-      }
+      add_dropout_keys(example, i, out.dropout);
       ++items;
     }
     check<DataError>(runs == items, "sample {}: {} placeholder runs but {} {} items", example.id,

@@ -22,6 +22,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "multimodal/coupled_model.h"
+#include "multimodal/encoder_folder.h"
 
 namespace euromodal {
 namespace {
@@ -70,17 +71,6 @@ void model_load_tokenizer(const fs::path& dir, ModelParts& parts) {
   parts.tokenizer_files = model_tokenizer_files(dir);
 }
 
-/// `lora` of a backbone's or an encoder's section, if there is one (backbone/lora.h).
-void model_add_lora(const Config& config, const std::vector<Linear>& linears, uint64_t seed,
-                    const std::string& stream) {
-  if (!config.has("lora")) return;
-  check<ConfigError>(!has_lora(linears),
-                     "{}: the folder has a LoRA already: leave this out to go on with it, or merge "
-                     "it first (folder: DIR, merge_lora: true, steps: 0)",
-                     config.where("lora"));
-  add_lora(linears, LoraConfig::parse(config.child("lora")), seed, stream);
-}
-
 void model_load_backbone(const Config& config, std::optional<at::ScalarType> dtype, uint64_t seed,
                          ModelParts& parts) {
   check<ConfigError>(config.has("model") != config.has("random"),
@@ -91,7 +81,7 @@ void model_load_backbone(const Config& config, std::optional<at::ScalarType> dty
     parts.text = load_text_model(dir, dtype);
     model_load_tokenizer(dir, parts);
     parts.text.llama->set_checkpointing(Checkpointing::parse(config));
-    model_add_lora(config, parts.text.llama->linears(), seed, "backbone");
+    configure_lora(config, parts.text.llama->linears(), seed, "backbone");
     return;
   }
   check<ConfigError>(!dtype || *dtype == at::kFloat, "{}: a model from scratch starts in float32",
@@ -102,7 +92,7 @@ void model_load_backbone(const Config& config, std::optional<at::ScalarType> dty
   parts.text = random_text_model(LlamaConfig::from_json({json, file.string()}), seed);
   model_load_tokenizer(random.path("tokenizer"), parts);
   parts.text.llama->set_checkpointing(Checkpointing::parse(config));
-  model_add_lora(config, parts.text.llama->linears(), seed, "backbone");
+  configure_lora(config, parts.text.llama->linears(), seed, "backbone");
 }
 
 /// `base`: what relative model paths stand below; nothing: the working directory.
@@ -135,11 +125,11 @@ void model_load_encoder(const Config& config, const EncoderRequest& request, Mod
                                    read_json(random.path("preprocessor")), request.seed);
   } else {
     const fs::path dir = request.base ? *request.base / config.str("model") : config.path("model");
-    media.encoder = load_encoder(dir, request.dtype);
+    media.encoder = load_encoder_folder(dir, request.dtype);
   }
   if (media.frames == 0) {
     media.encoder->set_checkpointing(Checkpointing::parse(config));
-    model_add_lora(config, media.encoder->linears(), request.seed,
+    configure_lora(config, media.encoder->linears(), request.seed,
                    fmt::format("encoder.{}", modality_name(request.kind)));
   }
   media.features = config.str("features", image && media.frames > 0 ? image->features : "last");

@@ -13,11 +13,13 @@
 
 namespace euromodal {
 
-Json dry_run(const Config& config, int ranks) {
+Json dry_run(const Config& config, int ranks, const std::optional<std::filesystem::path>& model) {
   const auto world = make_counting(ranks, 0);
   TrainOptions options = TrainOptions::parse(config);
   const auto objective =
       make_objective(config.child("objective"), options.seed, options.deterministic);
+  // Before the steps: what other ranks would send into them is not there.
+  if (model) objective->save_model(*model);
   const std::shared_ptr<const Dataset> data = open_datasets(config, "data");
   const std::vector<GroupOptions> groups = parse_groups(config, "optimizer", options.steps);
   const std::vector<NamedTensor> trainable =

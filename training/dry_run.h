@@ -1,6 +1,9 @@
 // dry_run.h — two steps of a run as one rank of many, without the others (dist/counting.h): what it
 // sends and what it holds, before a cluster is asked for. Writes nothing.
 #pragma once
+#include <filesystem>
+#include <optional>
+
 #include "core/config.h"
 #include "core/json.h"
 
@@ -14,6 +17,8 @@ namespace euromodal {
 ///                                      master: beside the parameters, where those are not fp32
 ///   sent: {"step 0": {operation: {calls, bytes}}, "step 1": ...}
 /// Steps count alike but for the first, which also learns the order of the buckets.
-Json dry_run(const Config& config, int ranks);
+/// `model`: where the model is left as it starts, for a stage that begins with it.
+Json dry_run(const Config& config, int ranks,
+             const std::optional<std::filesystem::path>& model = std::nullopt);
 
 }  // namespace euromodal

@@ -2,10 +2,14 @@
 #include "training/stages.h"
 
 #include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
 #include <set>
 
-#include "core/json.h"
 #include "core/log.h"
+#include "training/dry_run.h"
 #include "training/parameter_groups.h"
 #include "training/train_options.h"
 
@@ -18,6 +22,27 @@ struct Stage {
   std::string name;
   fs::path dir;
   std::vector<std::string> overrides;  // that make the file's config this stage's
+  fs::path outcome;                    // the folder that later stages know it by
+};
+
+/// Where a dry run leaves the models that later stages begin with.
+class StageScratch {
+ public:
+  StageScratch() {
+    std::string name = (fs::temp_directory_path() / "euromodal-dry-run-XXXXXX").string();
+    check(::mkdtemp(name.data()) != nullptr, "{}: cannot be made: {}", name, std::strerror(errno));
+    path_ = name;
+  }
+  ~StageScratch() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  StageScratch(const StageScratch&) = delete;
+  StageScratch& operator=(const StageScratch&) = delete;
+  const fs::path& path() const { return path_; }
+
+ private:
+  fs::path path_;
 };
 
 /// Runs `work`; a ConfigError says which stage it is about.
@@ -36,7 +61,9 @@ bool stage_name_ok(const std::string& name) {
   });
 }
 
-std::vector<Stage> stage_list(const Config& config, const std::vector<std::string>& overrides) {
+/// `scratch`: the folder of a dry run, for stages that have left no model yet.
+std::vector<Stage> stage_list(const Config& config, const std::vector<std::string>& overrides,
+                              const std::optional<fs::path>& scratch = std::nullopt) {
   const fs::path dir = config.child("run").path("dir");
   std::vector<Stage> out;
   std::set<std::string> names;
@@ -56,7 +83,8 @@ std::vector<Stage> stage_list(const Config& config, const std::vector<std::strin
     stage.overrides.push_back(fmt::format("@stages.{}", out.size()));
     stage.overrides.push_back("run.dir=" + Json(stage.dir.string()).dump());
     stage.overrides.insert(stage.overrides.end(), folders.begin(), folders.end());
-    folders.push_back(fmt::format("${{stage.{}}}={}", stage.name, stage.dir.string()));
+    stage.outcome = scratch && !fs::exists(stage.dir / "model") ? *scratch / stage.name : stage.dir;
+    folders.push_back(fmt::format("${{stage.{}}}={}", stage.name, stage.outcome.string()));
     out.push_back(std::move(stage));
   }
   check<ConfigError>(!out.empty(), "{}: expected at least one stage", config.where("stages"));
@@ -119,6 +147,35 @@ TrainEnd train_file(const fs::path& file, const std::vector<std::string>& overri
     next.resume = request.resume.empty() ? "" : "auto";
   }
   return TrainEnd::kDone;
+}
+
+Json dry_run_file(const fs::path& file, const std::vector<std::string>& overrides, int ranks) {
+  const Config whole = Config::load(file, overrides);
+  if (!whole.has("stages")) return dry_run(whole, ranks);
+  const StageScratch scratch;
+  const std::vector<Stage> stages = stage_list(whole, overrides, scratch.path());
+  std::vector<Config> configs;
+  for (const Stage& stage : stages) {
+    configs.push_back(Config::load(file, stage.overrides));
+    stage_named(stage.name, [&] { stage_check(configs.back()); });
+  }
+  Json out = {{"ranks", ranks}, {"stages", Json::array()}};
+  for (size_t i = 0; i < stages.size(); ++i) {
+    const Stage& stage = stages[i];
+    const bool wanted =
+        stage.outcome != stage.dir &&
+        std::any_of(configs.begin() + static_cast<int64_t>(i) + 1, configs.end(),
+                    [&](const Config& later) {
+                      return later.dump().find(stage.outcome.string()) != std::string::npos;
+                    });
+    Json row = {{"stage", stage.name}};
+    row.update(stage_named(stage.name, [&] {
+      return dry_run(configs[i], ranks,
+                     wanted ? std::optional(stage.outcome / "model") : std::nullopt);
+    }));
+    out["stages"].push_back(std::move(row));
+  }
+  return out;
 }
 
 }  // namespace euromodal

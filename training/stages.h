@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "core/json.h"
 #include "training/trainer.h"
 
 namespace euromodal {
@@ -25,5 +26,12 @@ namespace euromodal {
 /// goes on in the first that is not; a checkpoint's folder chooses the stage it lies in.
 TrainEnd train_file(const std::filesystem::path& file, const std::vector<std::string>& overrides,
                     const TrainRequest& request, Collectives& world);
+
+/// dry_run() (training/dry_run.h) of the one run that the file describes; of stages an object
+/// {"ranks", "stages": [{"stage": NAME, ...}, ...]} in their order. A stage that begins with the
+/// model of one before takes the one that is there, else that one as it would start, which lies in
+/// a temporary folder meanwhile.
+Json dry_run_file(const std::filesystem::path& file, const std::vector<std::string>& overrides,
+                  int ranks);
 
 }  // namespace euromodal

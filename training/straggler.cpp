@@ -67,18 +67,13 @@ std::vector<std::string> StragglerJudge::judge(const std::vector<RankTimes>& tim
 }
 
 Json StragglerJudge::row(const std::vector<RankTimes>& times, int64_t steps) {
-  RankTimes sum;
+  double waiting = 0.0;
   size_t slowest = 0;
   for (size_t rank = 0; rank < times.size(); ++rank) {
-    sum.data += times[rank].data;
-    sum.compute += times[rank].compute;
-    sum.waiting += times[rank].waiting;
+    waiting += times[rank].waiting;
     if (times[rank].busy() > times[slowest].busy()) slowest = rank;
   }
-  const double scale = 1.0 / static_cast<double>(times.size() * std::max<int64_t>(steps, 1));
-  return {{"data_s", sum.data * scale},
-          {"compute_s", sum.compute * scale},
-          {"waiting_s", sum.waiting * scale},
+  return {{"waiting_s", waiting / static_cast<double>(times.size() * std::max<int64_t>(steps, 1))},
           {"slowest_rank", slowest},
           {"slowest_ratio", times[slowest].busy() / std::max(straggler_median(times), 1e-9)}};
 }

@@ -33,8 +33,9 @@ class StragglerJudge {
   /// after every further `intervals`). `steps`: of the interval. Ranks alone have no median.
   std::vector<std::string> judge(const std::vector<RankTimes>& times,
                                  const std::vector<std::string>& hosts, int64_t steps);
-  /// Columns of the metrics row: data_s, compute_s, waiting_s (mean over ranks, per step) and
-  /// slowest_rank, slowest_ratio (its own work over the median's).
+  /// Columns of the metrics row: waiting_s (inside collectives, mean over ranks, per step; where
+  /// the other time goes is the time split's to say), slowest_rank and slowest_ratio (its own work
+  /// over the median's).
   static Json row(const std::vector<RankTimes>& times, int64_t steps);
 
  private:

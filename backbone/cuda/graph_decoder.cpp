@@ -53,6 +53,8 @@ GraphDecoder::GraphDecoder(const Llama& llama, const DecoderOptions& options)
                 N = config_.head_dim;
   const auto bf16 = llama.embedding_VD().options().requires_grad(false);
   const auto f32 = bf16.dtype(at::kFloat), i32 = bf16.dtype(at::kInt), i64 = bf16.dtype(at::kLong);
+  check(llama.head().lora() == nullptr, "{}: a LoRA must be merged before decoding",
+        llama.head().name());
   head_.weight_OI = llama.head_VD();
   kv_scale_2_ = at::ones({2}, f32);
   token_S_ = at::zeros({S}, i64);

@@ -7,8 +7,9 @@ namespace euromodal {
 /// Each includes those before it. kAvx2: with FMA and F16C. kAvx512: F, BW, DQ, VL.
 enum class CpuIsa { kPortable, kAvx2, kAvx512, kAvx512Vnni, kAvx512Bf16 };
 
-/// The best that this machine has, but no more than the environment variable EUROMODAL_CPU_ISA
-/// (portable, avx2, avx512, avx512_vnni, avx512_bf16) allows. Error for another word.
+/// The fastest that this machine has (on Intel that is not kAvx512Bf16), or what the environment
+/// variable EUROMODAL_CPU_ISA says (portable, avx2, avx512, avx512_vnni, avx512_bf16), as far as
+/// the machine has it. Error for another word.
 CpuIsa cpu_isa();
 /// The best that this machine has.
 CpuIsa machine_isa();

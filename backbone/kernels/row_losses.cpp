@@ -36,4 +36,14 @@ at::Tensor sum_row_losses(const at::Tensor& row_loss_R, const Segments& rows) {
   return at::full({}, total, row_loss_R.options());
 }
 
+RowLosses::RowLosses(const at::Tensor& hidden_RD, const at::Tensor& row_weight_R)
+    : wide(hidden_RD.scalar_type() == at::kDouble ? at::kDouble : at::kFloat),
+      loss_R(at::empty({hidden_RD.size(0)}, hidden_RD.options().dtype(wide))) {
+  if (row_weight_R.defined()) weight_R = row_weight_R.to(hidden_RD.device(), wide).contiguous();
+}
+
+at::Tensor RowLosses::weights(int64_t begin, int64_t count) const {
+  return weight_R.defined() ? weight_R.narrow(0, begin, count) : at::Tensor();
+}
+
 }  // namespace euromodal

@@ -57,6 +57,31 @@ Linear::Linear(std::string name, PackedWeight weight, const at::Tensor& bias_O)
     : state_(std::make_shared<State>(
           State{std::move(name), at::empty({0}), bias_O, std::nullopt, std::move(weight)})) {}
 
+namespace {
+
+std::vector<uint64_t> linear_keys(const std::string& name, const Lora& lora,
+                                  const DropoutKeys& dropout) {
+  std::vector<uint64_t> out;
+  if (lora.dropout > 0.0) {
+    for (const uint64_t key : dropout) out.push_back(Rng(key).fork(name).key());
+  }
+  return out;
+}
+
+}  // namespace
+
+at::Tensor Linear::lora_rows(const at::Tensor& x_TI, const Segments& rows,
+                             const DropoutKeys& dropout) const {
+  check(state_->lora.has_value(), "{} has no LoRA", state_->name);
+  const Lora& lora = *state_->lora;
+  const std::vector<uint64_t> keys = linear_keys(state_->name, lora, dropout);
+  const at::Tensor dropped_TI =
+      keys.empty()
+          ? x_TI
+          : x_TI * lora_dropout_mask(lora.dropout, keys, x_TI.size(1), x_TI.scalar_type(), rows);
+  return linear(dropped_TI, lora.a_RI, at::Tensor(), rows) * lora.scale();
+}
+
 at::Tensor Linear::operator()(const at::Tensor& x_TI, const Segments& rows,
                               const DropoutKeys& dropout) const {
   if (packed()) {
@@ -65,10 +90,8 @@ at::Tensor Linear::operator()(const at::Tensor& x_TI, const Segments& rows,
   }
   if (!state_->lora) return linear(x_TI, state_->weight_OI, state_->bias_O, rows);
   const Lora& lora = *state_->lora;
-  LoraUpdate update{lora.a_RI, lora.b_OR, lora.scale(), lora.dropout, {}};
-  if (lora.dropout > 0.0) {
-    for (const uint64_t key : dropout) update.keys.push_back(Rng(key).fork(state_->name).key());
-  }
+  const LoraUpdate update{lora.a_RI, lora.b_OR, lora.scale(), lora.dropout,
+                          linear_keys(state_->name, lora, dropout)};
   return lora_linear(x_TI, state_->weight_OI, state_->bias_O, update, rows);
 }
 

@@ -44,6 +44,11 @@ class Linear {
   at::Tensor operator()(const at::Tensor& x_TI, const Segments& rows,
                         const DropoutKeys& dropout = {}) const;
 
+  /// Of a layer with an update: its inner rows scale · drop(x) Aᵀ [T, R], which times Bᵀ are added
+  /// to x Wᵀ; for whoever computes that product by itself. Differentiable in x and A.
+  at::Tensor lora_rows(const at::Tensor& x_TI, const Segments& rows,
+                       const DropoutKeys& dropout = {}) const;
+
   const std::string& name() const;
   const at::Tensor& weight_OI() const;  // [0] once packed
   const at::Tensor& bias_O() const;     // undefined: none

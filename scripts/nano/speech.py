@@ -20,6 +20,10 @@ CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes
 class Speaker:
     """espeak-ng in this process; say() -> f32 samples at 16 kHz."""
 
+    # Breathy voices (+f2, +f3) take their noise from the C library's rand(), one sequence for the whole process that any library may draw from or
+    # seed. Each utterance begins it anew, so that nobody else's draw changes a corpus.
+    NOISE_SEED = 1
+
     def __init__(self):
         try:
             self.library = ctypes.CDLL("libespeak-ng.so.1")
@@ -30,6 +34,7 @@ class Speaker:
             raise RuntimeError(f"espeak-ng did not start (espeak_Initialize gave {self.rate_hz})")
         self.library.espeak_Synth.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint,
                                               ctypes.c_void_p, ctypes.c_void_p]
+        self.seed_noise = ctypes.CDLL(None).srand
         self.chunks = []
         self.callback = CALLBACK(self.receive)  # kept: the library calls it for as long as it lives
         self.library.espeak_SetSynthCallback(self.callback)
@@ -47,6 +52,7 @@ class Speaker:
         self.library.espeak_SetParameter(RATE, speed, 0)
         self.library.espeak_SetParameter(PITCH, pitch, 0)
         self.chunks, data = [], text.encode()
+        self.seed_noise(self.NOISE_SEED)
         fault = self.library.espeak_Synth(data, len(data) + 1, 0, POSITION_CHARACTER, 0, UTF8, None, None)
         if fault or not self.chunks:
             raise RuntimeError(f"espeak-ng said nothing for {text!r} in {language} (error {fault})")

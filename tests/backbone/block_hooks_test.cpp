@@ -9,8 +9,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "backbone/llama.h"
-#include "tests/support/gradcheck.h"
+#include "tests/support/small_llama.h"
 #include "tests/support/tensor_near.h"
 
 namespace euromodal {
@@ -18,28 +17,8 @@ namespace {
 
 using testing_support::tensor_equal;
 
-LlamaConfig hooks_config() {
-  LlamaConfig c;
-  c.vocab_size = 11;
-  c.hidden_size = 8;
-  c.intermediate_size = 12;
-  c.num_layers = 3;
-  c.num_heads = 4;
-  c.num_kv_heads = 2;
-  c.head_dim = 2;
-  c.max_positions = 64;
-  c.rope.head_dim = 2;
-  c.rope.max_positions = 64;
-  return c;
-}
-
 struct HooksModel {
-  TextModel text = random_text_model(hooks_config(), 3);
-  HooksModel() {
-    uint64_t seed = 100;
-    for (const NamedTensor& p : text.parameters)
-      p.tensor.copy_(randn(p.tensor.sizes(), ++seed, at::kFloat).mul_(0.3));
-  }
+  TextModel text = testing_support::small_llama({11, 8, 12, 3, 4, 2, 2, 64});
   std::vector<NamedTensor> block(int64_t i) const {
     std::vector<NamedTensor> out;
     for (const NamedTensor& p : text.parameters)

@@ -23,16 +23,8 @@ using Kind = Checkpointing::Kind;
 
 constexpr int64_t kD = 16, kF = 40, kH = 4, kK = 2, kN = 4, kLayers = 3;
 
-LlamaConfig checkpointing_config() {
-  return testing_support::llama_config({11, kD, kF, kLayers, kH, kK, kN, 64});
-}
-
 TextModel checkpointing_model() {
-  TextModel out = random_text_model(checkpointing_config(), 3);
-  uint64_t seed = 100;
-  for (const NamedTensor& p : out.parameters)
-    p.tensor.copy_(randn(p.tensor.sizes(), ++seed).mul_(0.3));
-  return out;
+  return testing_support::small_llama({11, kD, kF, kLayers, kH, kK, kN, 64});
 }
 
 /// Output, then the gradient of the input (where it has one), then of every parameter.

@@ -7,33 +7,14 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "tests/support/gradcheck.h"
+#include "tests/support/small_llama.h"
 
 namespace euromodal {
 namespace {
 
 struct GreedyModel {
-  TextModel text = random_text_model(
-      [] {
-        LlamaConfig c;
-        c.vocab_size = 23;
-        c.hidden_size = 8;
-        c.intermediate_size = 12;
-        c.num_layers = 2;
-        c.num_heads = 4;
-        c.num_kv_heads = 2;
-        c.head_dim = 2;
-        c.max_positions = 16;
-        c.rope.head_dim = 2;
-        c.rope.max_positions = 16;
-        return c;
-      }(),
-      3);
-  GreedyModel() {
-    uint64_t seed = 10;
-    for (const NamedTensor& p : text.parameters)
-      p.tensor.copy_(randn(p.tensor.sizes(), ++seed, at::kFloat));
-  }
+  TextModel text =
+      testing_support::small_llama({23, 8, 12, 2, 4, 2, 2, 16}, {.seed = 10, .scale = 1.0});
   at::Tensor embed(const std::vector<int64_t>& ids) const {
     return text.llama->embed(at::tensor(ids, at::kLong),
                              Segments::one(static_cast<int64_t>(ids.size())));

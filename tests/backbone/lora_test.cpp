@@ -12,6 +12,7 @@
 #include "backbone/peft_folder.h"
 #include "core/files.h"
 #include "tests/support/gradcheck.h"
+#include "tests/support/small_llama.h"
 #include "tests/support/temp.h"
 #include "tests/support/tensor_near.h"
 
@@ -105,7 +106,8 @@ TEST_P(PeftGoldenTest, SavedAndLoadedAgainGivesTheSameBits) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Folders, PeftGoldenTest, testing::Values("plain", "patterns", "bare"));
+INSTANTIATE_TEST_SUITE_P(Folders, PeftGoldenTest,
+                         testing::Values("plain", "patterns", "head", "bare"));
 
 TEST(PeftFolderTest, RanksAndScalesFollowThePatterns) {
   const Base base;
@@ -195,6 +197,14 @@ TEST(PeftFolderTest, NamesWhatIsNoPlainLora) {
   EXPECT_TRUE((throws_with<CheckpointError>(load, {"layers.7.self_attn.q_proj", "none"})));
 }
 
+TEST(PeftFolderTest, ASavedBaseLayerMustBeTheModelsOwn) {
+  const Base other;
+  for (const NamedTensor& p : other.parameters)
+    if (p.name == "lm_head.weight") at::Tensor(p.tensor).mul_(1.5);
+  EXPECT_TRUE((throws_with<CheckpointError>(
+      [&] { load_peft(kGoldens / "peft/head", other.linears()); }, {"lm_head", "base_layer"})));
+}
+
 TEST(LoraTest, TargetsLayersAndGroupsTakeWhatTheyName) {
   const Base named, glob, layers;
   add(named, "{rank: 2, alpha: 4, targets: [q_proj, mlp.down_proj]}");
@@ -208,10 +218,31 @@ TEST(LoraTest, TargetsLayersAndGroupsTakeWhatTheyName) {
       "targets: [\"*\"]}]}");
   EXPECT_EQ(layers.wrapped().size(), 14U);
   for (const Linear& linear : layers.linears()) {
+    if (linear.name() == "lm_head") continue;  // no wildcard takes the head
     const bool first = linear.name() == "model.layers.1.self_attn.q_proj";
     EXPECT_EQ(linear.lora()->rank(), first ? 2 : 3) << linear.name();
     EXPECT_EQ(linear.lora()->scale(), first ? 2.0 : 1.0) << linear.name();
   }
+}
+
+TEST(LoraTest, TheHeadIsTakenByItsNameAndOnlyWhereItIsNoTable) {
+  const Base head;
+  add(head, "{rank: 2, alpha: 4, targets: [lm_head]}");
+  EXPECT_THAT(head.wrapped(), ElementsAre("lm_head"));
+  const at::Tensor plain = Base().logits();
+  EXPECT_TRUE(tensor_near(head.logits(), plain, {1e-6, 1e-6}));
+  head.draw();
+  const at::Tensor with = head.logits();
+  EXPECT_FALSE(tensor_near(with, plain, {1e-2, 1e-2}));
+  merge_lora(head.linears());
+  EXPECT_TRUE(tensor_near(head.logits(), with, {1e-4, 1e-4}));
+  LlamaConfig tied = testing_support::llama_config({11, 8, 12, 1, 2, 1, 4, 16});
+  tied.tie_embeddings = true;
+  const TextModel table = random_text_model(tied, 1);
+  const Config config = Config::parse("lora: {rank: 2, alpha: 4, targets: [lm_head]}");
+  EXPECT_TRUE((throws_with<ConfigError>(
+      [&] { configure_lora(config, table.llama->linears(), 1, "backbone"); },
+      {"lm_head", "embedding table"})));
 }
 
 TEST(LoraTest, StartsAsTheModelWasAndFromTheSeedAlone) {

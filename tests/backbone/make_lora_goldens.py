@@ -23,6 +23,7 @@ CONFIGS = {
     "patterns": dict(r=4, lora_alpha=8, use_rslora=True, target_modules=r".*\.layers\.1\.(self_attn\.[qkvo]_proj|mlp\.up_proj)",
                      rank_pattern={"o_proj": 2, r"^model\.layers\.1\.mlp\.up_proj": 6}, alpha_pattern={"self_attn.k_proj": 5, "o_proj": 3}),
     "bare": dict(r=3, lora_alpha=3, target_modules=["layers.0.self_attn.o_proj", "gate_proj"]),  # of a LlamaModel: names without "model."
+    "head": dict(r=3, lora_alpha=6, target_modules=["q_proj", "lm_head"], task_type="CAUSAL_LM"),
 }
 
 

@@ -1,6 +1,7 @@
-// small_llama.h — the config of a backbone that tests make up.
+// small_llama.h — backbones that tests make up: a config of a few numbers, and a drawn model.
 #pragma once
-#include "backbone/llama_config.h"
+#include "backbone/llama.h"
+#include "tests/support/gradcheck.h"
 
 namespace euromodal::testing_support {
 
@@ -18,6 +19,19 @@ inline LlamaConfig llama_config(const LlamaShape& shape) {
   out.num_kv_heads = shape.K;
   out.head_dim = out.rope.head_dim = shape.N;
   out.max_positions = out.rope.max_positions = shape.positions;
+  return out;
+}
+
+struct DrawnLlama {
+  uint64_t seed = 100;
+  double scale = 0.3;  // of all values, norms too
+};
+
+/// f32, every tensor drawn: a model as it starts has projections of zeros.
+inline TextModel small_llama(const LlamaShape& shape, DrawnLlama drawn = {}) {
+  TextModel out = random_text_model(llama_config(shape), 3);
+  for (const NamedTensor& p : out.parameters)
+    p.tensor.copy_(randn(p.tensor.sizes(), ++drawn.seed, at::kFloat).mul_(drawn.scale));
   return out;
 }
 

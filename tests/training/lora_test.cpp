@@ -12,6 +12,7 @@
 #include "tests/support/gradcheck.h"
 #include "tests/support/tensor_near.h"
 #include "tests/training/tiny_world.h"
+#include "training/objectives/registry.h"
 
 namespace euromodal {
 namespace {
@@ -163,6 +164,96 @@ TEST_F(LoraTrainingTest, ATextModelsFolderKeepsItsLora) {
   world_.run(world_.config("text", "from_peft"), {set[0], peft, set[2], set[3], "steps=0"});
   EXPECT_EQ(read_bytes(world_.path("from_peft") / "model/lora_backbone/adapter_model.safetensors"),
             read_bytes(model / "lora_backbone/adapter_model.safetensors"));
+}
+
+/// A text run on a backbone whose head is a matrix of its own, and one of LoRA on that head.
+class LoraHeadTest : public LoraTrainingTest {
+ protected:
+  LoraHeadTest() {
+    Json config = read_json(dir_ / "backbone.json");
+    config["tie_word_embeddings"] = false;
+    write_text_atomic(dir_ / "untied.json", config.dump());
+    EXPECT_EQ(world_.run(world_.config("text", "untied"),
+                         {fmt::format("objective.model.backbone={{random: {{config: {}, tokenizer: "
+                                      "{}/configs/nano/tokenizer}}}}",
+                                      (dir_ / "untied.json").string(), EM_SOURCE_DIR)}),
+              TrainEnd::kDone);
+  }
+  std::string backbone(const std::string& more = "") const {
+    return fmt::format("objective.model.backbone={{model: {}{}}}",
+                       (world_.path("untied") / "model").string(), more);
+  }
+  std::unique_ptr<Objective> objective(const std::vector<std::string>& set) const {
+    return make_objective(Config::load(world_.config("text", "objective"), set).child("objective"),
+                          7, true);
+  }
+  double loss_and_gradients(Objective& objective) const {
+    const auto samples = Dataset::open(dir_ / "text.jsonl");
+    std::vector<Example> examples;
+    for (const int64_t i : {0, 2, 3})
+      examples.push_back(objective.prepare(samples->get(i), Rng(3), /*training=*/false));
+    const at::Tensor loss = objective.loss(collate(std::move(examples), true), true).loss_sum;
+    loss.backward();
+    return loss.item<double>();
+  }
+};
+
+TEST_F(LoraHeadTest, GradientsAreThoseOfTheMergedHead) {
+  const auto tuned = objective(
+      {backbone(", lora: {rank: 3, alpha: 6, targets: [lm_head]}"), "objective.z_loss=0.01"});
+  std::map<std::string, at::Tensor> lora;
+  uint64_t seed = 50;
+  for (const NamedTensor& p : tuned->parameters()) {
+    if (p.name.find("lm_head.lora_") == std::string::npos) continue;
+    lora[p.name] = at::Tensor(p.tensor).copy_(randn(p.tensor.sizes(), ++seed).mul_(0.1));
+    at::Tensor(p.tensor).requires_grad_(true);
+  }
+  ASSERT_EQ(lora.size(), 2U);
+  const auto whole = objective({backbone(), "objective.z_loss=0.01"});
+  const at::Tensor a_RI = lora.at("backbone.lm_head.lora_A.weight"),
+                   b_OR = lora.at("backbone.lm_head.lora_B.weight");
+  at::Tensor head_VD;
+  for (const NamedTensor& p : whole->parameters()) {
+    if (p.name == "backbone.lm_head.weight") head_VD = p.tensor;
+  }
+  head_VD.add_(at::mm(b_OR.detach(), a_RI.detach()), 2.0).requires_grad_(true);
+  const double want = loss_and_gradients(*whole);
+  EXPECT_NEAR(loss_and_gradients(*tuned), want, 1e-4 * want);
+  const at::Tensor g_VD = head_VD.grad();
+  EXPECT_TRUE(tensor_near(a_RI.grad(), at::mm(b_OR.detach().t(), g_VD) * 2.0, {1e-4, 1e-3}));
+  EXPECT_TRUE(tensor_near(b_OR.grad(), at::mm(g_VD, a_RI.detach().t()) * 2.0, {1e-4, 1e-3}));
+}
+
+TEST_F(LoraHeadTest, TrainsSavesAndComesBack) {
+  const std::vector<std::string> set = {
+      backbone(", lora: {rank: 2, alpha: 4, dropout: 0.2, targets: [lm_head, q_proj]}"),
+      "trainable=[\"*.lora_*\"]", lora_run()[3]};
+  const auto train = [&](const std::string& name, std::vector<std::string> more,
+                         const std::string& resume = "") {
+    more.insert(more.begin(), set.begin(), set.end());
+    EXPECT_EQ(world_.run(world_.config("text", name), more, resume), TrainEnd::kDone);
+    return world_.state(name);
+  };
+  const std::string whole = train("whole", {"checkpoint.every=2", "checkpoint.keep=9"});
+  EXPECT_EQ(train("single", {"batch.pack=false", "batch.workers=0"}), whole);
+  EXPECT_EQ(train("again", {}, (world_.path("whole") / "checkpoints/step-00000004").string()),
+            whole);
+  EXPECT_NE(train("dry", {"objective.model.backbone.lora.dropout=0"}), whole);
+  const auto logits_of = [&](const TextModel& model) {
+    const at::Tensor ids_T = at::arange(10, 30, at::kLong);
+    const Segments rows = Segments::one(20);
+    const c10::NoGradGuard no_graph;
+    return model.llama->logits(model.llama->forward(model.llama->embed(ids_T, rows), rows));
+  };
+  const TextModel tuned = load_text_model(world_.path("whole") / "model", std::nullopt);
+  const at::Tensor with = logits_of(tuned);
+  EXPECT_FALSE(
+      tensor_near(with, logits_of(load_text_model(world_.path("untied") / "model", std::nullopt)),
+                  {1e-3, 1e-3}));
+  merge_lora(tuned.llama->linears());
+  EXPECT_TRUE(tensor_near(logits_of(tuned), with, {1e-4, 1e-4}));
+  EXPECT_TRUE((throws_with<ConfigError>([&] { train("taught", {"objective.distill={}"}); },
+                                        {"objective.distill", "lm_head"})));
 }
 
 }  // namespace

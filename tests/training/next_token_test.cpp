@@ -2,10 +2,14 @@
 // from the text-only prompt, augmented media, text alone in a mixture.
 #include <cmath>
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "backbone/kernels/distillation/distillation_ref.h"
 #include "core/json.h"
 #include "core/log.h"
+#include "multimodal/model.h"
+#include "tests/support/gradcheck.h"
 #include "tests/support/tensor_near.h"
 #include "tests/training/tiny_world.h"
 #include "training/objectives/labelled_rows.h"
@@ -25,26 +29,9 @@ std::vector<Json> next_token_rows(const fs::path& run) {
 
 class NextTokenTest : public testing::Test {
  protected:
-  NextTokenTest() : world_(dir_) {
-    set_log_level(LogLevel::kError);
-    std::string spoken;
-    for (int64_t i = 0; i < 24; ++i) {
-      const int64_t kind = i % 4;
-      spoken += record(i, kTinyWords[kind], kTinyWords[(kind + 1) % 4], "", kTinyWords[kind]);
-    }
-    dir_.write("spoken.jsonl", spoken);
-  }
+  NextTokenTest() : world_(dir_) { set_log_level(LogLevel::kError); }
   ~NextTokenTest() override { set_log_level(LogLevel::kInfo); }
 
-  // A sound (or picture) with the text it stands for.
-  static std::string record(int64_t i, const std::string& text, const std::string& more,
-                            const std::string& after, const std::string& answer) {
-    return fmt::format(
-               R"({{"id": "d{0}", "messages": [{{"role": "user", "parts": [{{"kind": "{1}", "uri": "media/{0}.{2}", "text": "{3}, {4}"}}{5}]}}, {{"role": "assistant", "parts": ["{6}"]}}]}})",
-               i, i % 2 == 0 ? "audio" : "image", i % 2 == 0 ? "wav" : "ppm", text, more,
-               after.empty() ? "" : ", \"" + after + "\"", answer) +
-           "\n";
-  }
   // The objective of a run's YAML and its first examples of a data set.
   std::unique_ptr<Objective> objective(const std::string& name, const std::string& more = "") {
     const std::string file = (dir_ / (name + "_objective.yaml")).string();
@@ -226,9 +213,65 @@ TEST_F(NextTokenTest, ATeacherMustReadTheSameAnswer) {
   EXPECT_TRUE(throws_with<ConfigError>(
       [&] {
         world_.run(world_.config("adapters", "moving"),
-                   {"objective.distill={}", "trainable=[\"adapter.*\", \"backbone.*norm*\"]"});
+                   {"objective.distill={}", "trainable=[\"adapter.*\", \"backbone.*embed*\"]"});
       },
-      {"objective.distill", "must be frozen", "backbone."}));
+      {"objective.distill", "head", "must be frozen", "embed_tokens"}));
+}
+
+TEST_F(NextTokenTest, TheTeacherIsTheBackboneAsItIsAndGetsNoGradient) {
+  world_.models();
+  sets_ = {"objective.distill={}",
+           "objective.model.backbone.lora={rank: 2, alpha: 4, targets: [q_proj, down_proj]}"};
+  const auto student = objective("adapters");
+  const auto trained = [](const NamedTensor& p) {
+    return p.name.find(".lora_") != std::string::npos || p.name.starts_with("adapter.");
+  };
+  uint64_t seed = 20;
+  for (const NamedTensor& p : student->parameters()) {
+    if (p.name.find(".lora_") != std::string::npos)
+      at::Tensor(p.tensor).copy_(randn(p.tensor.sizes(), ++seed).mul_(0.3));
+    at::Tensor(p.tensor).requires_grad_(trained(p));
+  }
+  student->make_aliases();
+  const Batch asked = batch(*student, "spoken.jsonl", {0, 1, 2});
+  const LossSums got = student->loss(asked, true);
+  got.loss_sum.backward();
+
+  // The same from a second model by ATen's operators, the teacher a batch of its own.
+  const Config config = Config::load(dir_ / "adapters_objective.yaml", sets_);
+  const auto model = MultimodalModel::from_config(config.child("objective").child("model"), 7);
+  std::vector<Example> texts;
+  for (const Example& example : asked.examples) {
+    texts.emplace_back();
+    texts.back().plan = example.teacher;
+  }
+  const Batch told = collate(std::move(texts), /*per_sample=*/true);
+  for (size_t i = 0; i < model->parameters().size(); ++i) {
+    const NamedTensor &mine = student->parameters()[i], its = model->parameters()[i];
+    ASSERT_EQ(mine.name, its.name);
+    at::Tensor(its.tensor).copy_(mine.tensor.detach());
+    at::Tensor(its.tensor).requires_grad_(trained(its));
+  }
+  const auto rows = [&](const Batch& of) {
+    return model->forward(of).index_select(0, at::tensor(labelled_rows(of, {}).rows, at::kLong));
+  };
+  const at::Tensor want =
+      linear_distillation_ref({.student_RD = rows(asked),
+                               .teacher_RD = rows(told),
+                               .weight_VD = model->backbone().head_VD().detach(),
+                               .row_weight_R = {},
+                               .temperature = 2.0});
+  want.backward();
+  EXPECT_GT(want.item<double>(), 1e-3);
+  EXPECT_TRUE(tensor_near(got.loss_sum.detach(), want.detach(), {1e-5, 1e-4}));
+  for (size_t i = 0; i < model->parameters().size(); ++i) {
+    const at::Tensor &mine = student->parameters()[i].tensor.grad(),
+                     &its = model->parameters()[i].tensor.grad();
+    ASSERT_EQ(mine.defined(), its.defined()) << model->parameters()[i].name;
+    if (its.defined()) {
+      EXPECT_TRUE(tensor_near(mine, its, {1e-5, 1e-3})) << model->parameters()[i].name;
+    }
+  }
 }
 
 TEST_F(NextTokenTest, AugmentedMediaAreNeverCachedAndValidationSeesThePlainOnes) {

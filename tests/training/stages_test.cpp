@@ -15,6 +15,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Temporary files of the program go to `dir` meanwhile.
+class TempScratch {
+ public:
+  explicit TempScratch(const fs::path& dir)
+      : before_(::getenv("TMPDIR") ? ::getenv("TMPDIR") : "") {
+    fs::create_directories(dir);
+    ::setenv("TMPDIR", dir.c_str(), 1);
+  }
+  ~TempScratch() {
+    before_.empty() ? ::unsetenv("TMPDIR") : ::setenv("TMPDIR", before_.c_str(), 1);
+  }
+
+ private:
+  std::string before_;
+};
+
 class StagesTest : public testing::Test {
  protected:
   StagesTest() : world_(dir_) {
@@ -54,6 +70,33 @@ class StagesTest : public testing::Test {
   TempDir dir_;
   TinyWorld world_;
 };
+
+TEST_F(StagesTest, ADryRunReportsEveryStageAndWritesNothing) {
+  const TempScratch scratch(dir_ / "scratch");
+  const fs::path file = config("planned");
+  const Json plan = dry_run_file(file, {}, 4);
+  EXPECT_EQ(plan["ranks"], 4);
+  ASSERT_EQ(plan["stages"].size(), 2U);
+  EXPECT_EQ(plan["stages"][0]["stage"], "align");
+  EXPECT_EQ(plan["stages"][1]["stage"], "full");
+  EXPECT_EQ(plan["stages"][1]["steps"], 4);
+  EXPECT_EQ(plan["stages"][1]["trainable"], plan["stages"][1]["parameters"]);
+  EXPECT_LT(plan["stages"][0]["trainable"].get<int64_t>(),
+            plan["stages"][1]["trainable"].get<int64_t>());
+  EXPECT_GT(plan["stages"][1]["sent"]["step 1"].size(), 0U);
+  EXPECT_FALSE(fs::exists(world_.path("planned")));
+  EXPECT_TRUE(fs::is_empty(dir_ / "scratch"));
+  // A model that is there is taken.
+  ASSERT_EQ(world_.run(file), TrainEnd::kDone);
+  EXPECT_EQ(dry_run_file(file, {}, 4)["stages"].size(), 2U);
+  write_text_atomic(world_.path("planned") / "align/model/config.json", "{}");
+  EXPECT_TRUE(throws_with<ConfigError>([&] { dry_run_file(file, {}, 4); },
+                                       {"stage full", "align/model/config.json"}));
+  // A fault names the stage.
+  EXPECT_TRUE(throws_with<ConfigError>(
+      [&] { dry_run_file(file, {"stages.0.trainable=[\"nothing*\"]"}, 4); },
+      {"stage align", "nothing"}));
+}
 
 TEST_F(StagesTest, EachStageTrainsWhatTheOneBeforeLeft) {
   ASSERT_EQ(world_.run(config("run")), TrainEnd::kDone);

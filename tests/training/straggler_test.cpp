@@ -53,8 +53,6 @@ TEST(StragglerTest, TheRowHoldsMeansAndTheSlowestRank) {
                                         {.data = 1.0, .compute = 7.0, .waiting = 0.0},
                                         {.data = 1.0, .compute = 3.0, .waiting = 4.0}},
                                        /*steps=*/10);
-  EXPECT_DOUBLE_EQ(row["data_s"].get<double>(), 0.1);
-  EXPECT_DOUBLE_EQ(row["compute_s"].get<double>(), 13.0 / 30.0);
   EXPECT_DOUBLE_EQ(row["waiting_s"].get<double>(), 0.2);
   EXPECT_EQ(row["slowest_rank"], 1);
   EXPECT_DOUBLE_EQ(row["slowest_ratio"].get<double>(), 2.0);
@@ -67,7 +65,7 @@ TEST(StragglerTest, AWorldOfOneMeasuresItsOwnTime) {
   straggler.data_here();
   straggler.step_ends();
   const Json row = straggler.report();
-  EXPECT_GE(row["compute_s"].get<double>(), 0.0);
+  EXPECT_EQ(row["waiting_s"], 0.0);
   EXPECT_EQ(row["slowest_rank"], 0);
 }
 

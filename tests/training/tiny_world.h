@@ -40,12 +40,22 @@ inline std::string tiny_sound(int64_t kind, int64_t samples) {
   return out;
 }
 
-/// Files below `dir`: text.jsonl, pictures.jsonl, sounds.jsonl, the model configs, classes.txt,
-/// alphabet.txt.
+/// A record that asks about sound or picture `i` and says what it stands for.
+inline std::string tiny_medium_with_text(int64_t i, const std::string& kind) {
+  const char *word = kTinyWords[i % 4], *other = kTinyWords[(i + 1) % 4];
+  return fmt::format(
+             R"({{"id": "d{0}", "messages": [{{"role": "user", "parts": [{{"kind": "{1}", "uri": "media/{0}.{2}", "text": "{3}, {4}"}}]}}, {{"role": "assistant", "parts": ["{3}"]}}]}})",
+             i, kind, kind == "audio" ? "wav" : "ppm", word, other) +
+         "\n";
+}
+
+/// Files below `dir`: text.jsonl, pictures.jsonl, sounds.jsonl, all of these in mixed.jsonl,
+/// spoken.jsonl (sounds and pictures in turn, with the text that they stand for), the model
+/// configs, classes.txt, alphabet.txt.
 class TinyWorld {
  public:
   explicit TinyWorld(const TempDir& dir) : dir_(dir.path()) {
-    std::string text, pictures, sounds;
+    std::string text, pictures, sounds, spoken;
     for (int64_t i = 0; i < 24; ++i) {
       const int64_t kind = i % 4, other = (i / 4 + kind) % 4;
       const std::string answer = R"("messages": [{"role": "user", "parts": [)";
@@ -66,7 +76,10 @@ class TinyWorld {
               i, answer, kTinyWords[kind], std::string(1, static_cast<char>('a' + kind)) + "b") +
           "\n";
     }
+    for (int64_t i = 0; i < 24; ++i)
+      spoken += tiny_medium_with_text(i, i % 2 == 0 ? "audio" : "image");
     dir.write("text.jsonl", text);
+    dir.write("spoken.jsonl", spoken);
     dir.write("pictures.jsonl", pictures);
     dir.write("sounds.jsonl", sounds);
     dir.write("mixed.jsonl", text + pictures + sounds);

@@ -3,9 +3,11 @@
 // mixed-up data, and a rank that does not come is noticed before any data moves (mpi_wait.h). All
 // MPI calls come from one thread (MPI_THREAD_FUNNELED).
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <numeric>
+#include <thread>
 
 #include "training/dist/collectives.h"
 #include "training/dist/launcher.h"
@@ -390,6 +392,9 @@ void abort_world(int code, const std::string& message) {
   std::fprintf(stderr, "euromodal: %s%s; ending all ranks\n", named ? "" : (who + ": ").c_str(),
                message.c_str());
   std::fflush(stderr);
+  // A launcher may end all processes, itself too, without reading what still stands in their pipes
+  // (MPICH's on a busy machine): the message gets a moment to be read.
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
   MPI_Abort(MPI_COMM_WORLD, code == 0 ? 1 : code);
 }
 

@@ -9,6 +9,7 @@
 
 #include "backbone/kernels/linear/linear.h"
 #include "core/files.h"
+#include "multimodal/encoder_folder.h"
 #include "training/data/datasets.h"
 #include "training/objectives/media_augment.h"
 #include "training/objectives/model_flops.h"
@@ -25,6 +26,7 @@ class Classification final : public Objective {
         head_(Weights::random(seed, at::kFloat)),
         label_smoothing_(config.f64("label_smoothing", 0.0)),
         deterministic_(deterministic),
+        merge_lora_(config.boolean("merge_lora", false)),
         inputs_(config.i64("input_cache_mb", 512) * 1'000'000) {
     check<ConfigError>(label_smoothing_ >= 0.0 && label_smoothing_ < 1.0,
                        "{}: expected a number in [0, 1), got {}", config.where("label_smoothing"),
@@ -40,8 +42,7 @@ class Classification final : public Objective {
     const auto C = static_cast<int64_t>(labels_.size());
     weight_CE_ = head_.take("head.weight", {C, encoder_->width()}, Init::normal(0.02));
     bias_C_ = head_.take("head.bias", {C}, Init::zeros());
-    for (const NamedTensor& p : encoder_->parameters())
-      parameters_.push_back({"encoder." + p.name, p.tensor});
+    parameters_ = encoder_parameters(*encoder_);
     for (const NamedTensor& p : head_.taken()) parameters_.push_back(p);
   }
 
@@ -49,6 +50,7 @@ class Classification final : public Objective {
     Example out;
     out.id = sample.record.id;
     out.index = sample.index;
+    if (training) out.dropout_key = rng.fork("dropout").key();
     const size_t item = only_media(sample, *encoder_);
     const auto found = class_of_.find(sample.record.label);
     check<DataError>(found != class_of_.end(), "label \"{}\" is none of the {} classes",
@@ -66,15 +68,11 @@ class Classification final : public Objective {
     LossSums out;
     const auto S = static_cast<int64_t>(batch.examples.size());
     if (S == 0) return out;
-    std::vector<EncoderInput> inputs;
     std::vector<int64_t> targets;
-    for (const Example& example : batch.examples) {
-      inputs.push_back(example.inputs.at(0));
-      targets.push_back(example.target.at(0));
-    }
-    const Features features = encoder_->forward(inputs, FeatureSelect{}, deterministic_);
+    for (const Example& example : batch.examples) targets.push_back(example.target.at(0));
+    const Features features = encode_batch(*encoder_, batch, deterministic_);
     const Segments items =
-        Segments::from_lengths(std::vector<int64_t>(inputs.size(), 1), batch.rows.per_sample);
+        Segments::from_lengths(std::vector<int64_t>(targets.size(), 1), batch.rows.per_sample);
     const at::Tensor logits_SC = linear(pool(features).to(at::kFloat), weight_CE_, bias_C_, items);
     const at::Tensor log_p_SC = at::log_softmax(logits_SC, 1);
     const at::Tensor target_S1 = at::tensor(targets, at::kLong).view({S, 1});
@@ -100,7 +98,7 @@ class Classification final : public Objective {
 
   void save_model(const std::filesystem::path& dir) const override {
     AtomicFolder folder(dir);
-    encoder_->save(folder.path());
+    save_encoder_folder(folder.path(), *encoder_, merge_lora_);
     save_safetensors(folder.path() / "head.safetensors",
                      {{"head.weight", weight_CE_.detach()}, {"head.bias", bias_C_.detach()}});
     std::string lines;
@@ -135,7 +133,7 @@ class Classification final : public Objective {
   std::map<std::string, int64_t> class_of_;
   Weights head_;
   double label_smoothing_;
-  bool deterministic_;
+  bool deterministic_, merge_lora_;
   ImageAugment augment_;
   mutable MediaInputs inputs_;
   std::optional<StackCost> cost_;

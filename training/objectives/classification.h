@@ -5,8 +5,9 @@
 
 namespace euromodal {
 
-/// `encoder` (model or random), `classes` (file, one label a line; a record's `label` is one of
-/// them), `augment: {brightness, noise}` (pictures and clips), `label_smoothing`, `input_cache_mb`.
+/// `encoder` (model or random; `lora`, `checkpointing`), `merge_lora`, `classes` (file, one label a
+/// line; a record's `label` is one of them), `augment: {brightness, noise}` (pictures and clips),
+/// `label_smoothing`, `input_cache_mb`.
 std::unique_ptr<Objective> make_classification(const Config& config, uint64_t seed,
                                                bool deterministic);
 

@@ -9,6 +9,7 @@
 
 #include "backbone/kernels/linear/linear.h"
 #include "core/files.h"
+#include "multimodal/encoder_folder.h"
 #include "training/data/datasets.h"
 #include "training/objectives/ctc_text.h"
 #include "training/objectives/media_augment.h"
@@ -34,6 +35,7 @@ class Ctc final : public Objective {
         alphabet_(read_labels(config.path("alphabet")), config.path("alphabet").string()),
         head_(Weights::random(seed, at::kFloat)),
         deterministic_(deterministic),
+        merge_lora_(config.boolean("merge_lora", false)),
         inputs_(config.i64("input_cache_mb", 512) * 1'000'000) {
     check<ConfigError>(encoder_->modality() == Modality::kAudio,
                        "{}: ctc needs an encoder of sound, this one takes {}",
@@ -42,8 +44,7 @@ class Ctc final : public Objective {
     weight_AE_ =
         head_.take("head.weight", {alphabet_.symbols(), encoder_->width()}, Init::normal(0.02));
     bias_A_ = head_.take("head.bias", {alphabet_.symbols()}, Init::zeros());
-    for (const NamedTensor& p : encoder_->parameters())
-      parameters_.push_back({"encoder." + p.name, p.tensor});
+    parameters_ = encoder_parameters(*encoder_);
     for (const NamedTensor& p : head_.taken()) parameters_.push_back(p);
   }
 
@@ -51,6 +52,7 @@ class Ctc final : public Objective {
     Example out;
     out.id = sample.record.id;
     out.index = sample.index;
+    if (training) out.dropout_key = rng.fork("dropout").key();
     const size_t item = only_media(sample, *encoder_);
     out.target = alphabet_.encode(ctc_answer(sample.record));
     check<DataError>(!out.target.empty(), "no text of an assistant's turn");
@@ -69,9 +71,7 @@ class Ctc final : public Objective {
   LossSums loss(const Batch& batch, bool training) override {
     LossSums out;
     if (batch.examples.empty()) return out;
-    std::vector<EncoderInput> inputs;
-    for (const Example& example : batch.examples) inputs.push_back(example.inputs.at(0));
-    const Features features = encoder_->forward(inputs, FeatureSelect{}, deterministic_);
+    const Features features = encode_batch(*encoder_, batch, deterministic_);
     std::vector<int64_t> lengths;
     for (const RowLayout& item : features.items) lengths.push_back(item.rows());
     const at::Tensor logits_LA = linear(features.rows_LE.to(at::kFloat), weight_AE_, bias_A_,
@@ -96,7 +96,7 @@ class Ctc final : public Objective {
 
   void save_model(const std::filesystem::path& dir) const override {
     AtomicFolder folder(dir);
-    encoder_->save(folder.path());
+    save_encoder_folder(folder.path(), *encoder_, merge_lora_);
     save_safetensors(folder.path() / "head.safetensors",
                      {{"head.weight", weight_AE_.detach()}, {"head.bias", bias_A_.detach()}});
     std::string lines;
@@ -157,7 +157,7 @@ class Ctc final : public Objective {
   std::unique_ptr<Encoder> encoder_;
   CtcAlphabet alphabet_;
   Weights head_;
-  bool deterministic_;
+  bool deterministic_, merge_lora_;
   SpecAugment augment_;
   mutable MediaInputs inputs_;
   std::optional<StackCost> cost_;

@@ -1,6 +1,7 @@
 // distillation.h — the text-only prompt as teacher (Ultravox): the backbone reads the text that a
 // medium stands for, and the model with the medium learns to predict the same. Both see the same
-// answer; on its rows the loss is KL(teacher || student).
+// answer; on its rows the loss is KL(teacher || student). The teacher's weights are the student's,
+// as they are in this step; no gradient flows through the teacher.
 #pragma once
 #include <optional>
 

@@ -6,8 +6,10 @@
 
 #include <ATen/ATen.h>
 
+#include "backbone/lora.h"
 #include "core/files.h"
 #include "core/json.h"
+#include "multimodal/encoder_folder.h"
 #include "training/data/datasets.h"
 #include "training/data/read_media.h"
 
@@ -41,14 +43,33 @@ std::unique_ptr<Encoder> make_objective_encoder(const Config& config, uint64_t s
                      config.where());
   std::unique_ptr<Encoder> out;
   if (config.has("model")) {
-    out = load_encoder(config.path("model"), at::kFloat);
+    out = load_encoder_folder(config.path("model"), at::kFloat);
   } else {
     const Config random = config.child("random");
     out = random_encoder(read_json(random.path("config")), read_json(random.path("preprocessor")),
                          seed);
   }
   out->set_checkpointing(Checkpointing::parse(config));
+  configure_lora(config, out->linears(), seed, "encoder");
   return out;
+}
+
+std::vector<NamedTensor> encoder_parameters(const Encoder& encoder) {
+  std::vector<NamedTensor> out;
+  for (const NamedTensor& p : encoder.parameters()) out.push_back({"encoder." + p.name, p.tensor});
+  for (const NamedTensor& p : lora_parameters(encoder.linears()))
+    out.push_back({"encoder." + p.name, p.tensor});
+  return out;
+}
+
+Features encode_batch(const Encoder& encoder, const Batch& batch, bool per_item) {
+  std::vector<EncoderInput> inputs;
+  DropoutKeys dropout;
+  for (const Example& example : batch.examples) {
+    inputs.push_back(example.inputs.at(0));
+    add_dropout_keys(example, 0, dropout);
+  }
+  return encoder.forward(inputs, FeatureSelect{}, per_item, dropout);
 }
 
 size_t only_media(const Sample& sample, const Encoder& encoder) {

@@ -11,6 +11,7 @@
 
 #include "core/config.h"
 #include "encoders/encoder.h"
+#include "multimodal/batch.h"
 #include "multimodal/record.h"
 #include "training/data/dataset.h"
 
@@ -33,8 +34,13 @@ class MediaInputs {
   std::map<std::string, EncoderInput> kept_;
 };
 
-/// `encoder: {model: DIR}` or `encoder: {random: {config: FILE, preprocessor: FILE}}`.
+/// `encoder: {model: DIR}` or `encoder: {random: {config: FILE, preprocessor: FILE}}`; beside it
+/// `checkpointing` and `lora` (backbone/lora.h).
 std::unique_ptr<Encoder> make_objective_encoder(const Config& config, uint64_t seed);
+/// Its parameters, those of a LoRA on it at the end, each with "encoder." in front.
+std::vector<NamedTensor> encoder_parameters(const Encoder& encoder);
+/// The rows of a batch whose samples have one medium each.
+Features encode_batch(const Encoder& encoder, const Batch& batch, bool per_item);
 
 /// The one media item of `sample` that `encoder` takes (position in sample.media); DataError unless
 /// there is exactly one.

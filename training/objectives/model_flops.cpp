@@ -5,6 +5,8 @@
 
 #include <ATen/ATen.h>
 
+#include "backbone/lora.h"
+
 namespace euromodal {
 namespace {
 
@@ -13,7 +15,7 @@ constexpr std::array<Modality, 3> kKinds = {Modality::kImage, Modality::kAudio, 
 }  // namespace
 
 StackCost encoder_cost(const Encoder& encoder) {
-  std::vector<NamedTensor> matrices;
+  std::vector<NamedTensor> matrices = lora_parameters(encoder.linears());
   for (const NamedTensor& p : encoder.parameters()) {
     if (p.name.find("position") == std::string::npos) matrices.push_back(p);
   }
@@ -37,8 +39,9 @@ ModelFlops::ModelFlops(const MultimodalModel& model) : model_(model) {
   body_.causal = true;
   body_.backward = body_.trained > 0 || model.backbone().embedding_VD().requires_grad();
   const at::Tensor& head_VD = model.backbone().head_VD();
-  head_.matmul = head_VD.numel();
-  head_.trained = head_VD.requires_grad() ? head_VD.numel() : 0;
+  head_ = count_matrices(model.parameters(), "backbone.lm_head.lora_");
+  head_.matmul += head_VD.numel();
+  head_.trained += head_VD.requires_grad() ? head_VD.numel() : 0;
   for (const Modality kind : kKinds) {
     if (!model.takes(kind)) continue;
     Media media{.encoder = encoder_cost(model.encoder(kind)),

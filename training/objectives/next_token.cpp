@@ -116,7 +116,7 @@ class NextToken final : public Objective {
   Llama* backbone() override { return &model_->backbone(); }
 
   std::vector<NamedTensor> make_aliases() override {
-    if (distill_) check_frozen_teacher();
+    if (distill_) check_frozen_head();
     const at::Tensor& embedding_VD = model_->backbone().embedding_VD();
     if (!deterministic_ || !embedding_VD.requires_grad() ||
         !model_->backbone().head_VD().is_same(embedding_VD))
@@ -231,24 +231,37 @@ class NextToken final : public Objective {
                            at::Tensor* row_loss_R) const {
     const TimeScope scope("loss");
     const auto device = pass.hidden_TD.device();
+    const Segments rows = Segments::from_lengths(labelled.lengths, pass.batch.rows.per_sample);
+    const at::Tensor hidden_RD =
+        pass.hidden_TD.index_select(0, next_token_index(labelled.rows).to(device));
+    const Linear& head = model_->backbone().head();
+    const bool low = head.lora() != nullptr;
     return linear_cross_entropy(
-        {.hidden_RD = pass.hidden_TD.index_select(0, next_token_index(labelled.rows).to(device)),
+        {.hidden_RD = hidden_RD,
          .weight_VD = head_VD_,
          .labels_R = next_token_index(labelled.labels).to(device),
          .row_weight_R = weights_.all_one() ? at::Tensor()
                                             : at::tensor(labelled.weights, at::kFloat).to(device),
          .label_smoothing = label_smoothing_,
          .z_loss = pass.training ? z_loss_ : 0.0,
-         .row_loss_R = row_loss_R},
-        Segments::from_lengths(labelled.lengths, pass.batch.rows.per_sample));
+         .row_loss_R = row_loss_R,
+         .low_RK =
+             low ? head.lora_rows(hidden_RD, rows, sample_dropout_keys(pass.batch)) : at::Tensor(),
+         .low_VK = low ? head.lora()->b_OR : at::Tensor()},
+        rows);
   }
 
-  void check_frozen_teacher() const {
+  /// The backbone itself may learn: the teacher is what it says of the text now, without gradient.
+  void check_frozen_head() const {
+    check<ConfigError>(model_->backbone().head().lora() == nullptr,
+                       "{}: teacher and student share the head, which may have no LoRA (lm_head); "
+                       "merge it first",
+                       distill_where_);
     for (const NamedTensor& parameter : model_->parameters()) {
       check<ConfigError>(
-          !parameter.tensor.requires_grad() || parameter.name.compare(0, 9, "backbone.") != 0,
-          "{}: the teacher is the backbone itself and must be frozen, but "
-          "'trainable' takes {}",
+          !parameter.tensor.requires_grad() ||
+              !parameter.tensor.is_same(model_->backbone().head_VD()),
+          "{}: teacher and student share the head, which must be frozen, but 'trainable' takes {}",
           distill_where_, parameter.name);
     }
   }

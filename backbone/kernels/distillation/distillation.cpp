@@ -3,7 +3,6 @@
 // and in place dZ = w / T · (q - p); then dH = dZ W.
 #include "backbone/kernels/distillation/distillation.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include <ATen/ATen.h>
@@ -78,15 +77,15 @@ struct DistillOut {
 
 struct DistillRun {
   const DistillationArgs& args;
-  at::ScalarType wide;
-  at::Tensor row_weight_R, row_loss_R, dstudent_RD;
+  RowLosses rows;
+  at::Tensor dstudent_RD;
 
   void chunk(int64_t begin, int64_t count, bool aligned) {
     const auto logits = [&](const at::Tensor& hidden_RD) {
       const at::Tensor h_CD =
           aligned ? aligned_rows(hidden_RD, begin, count) : hidden_RD.narrow(0, begin, count);
       const at::Tensor product_CV = at::mm(h_CD, args.weight_VD.t());
-      return product_CV.is_cuda() ? product_CV : product_CV.to(wide);
+      return product_CV.is_cuda() ? product_CV : product_CV.to(rows.wide);
     };
     const at::Tensor z_CV = logits(args.student_RD), y_CV = logits(args.teacher_RD);
     z_CV.is_cuda() ? device_rows(z_CV, y_CV, begin) : host_rows(z_CV, y_CV, begin);
@@ -100,10 +99,8 @@ struct DistillRun {
     const int64_t count = z_CV.size(0);
     cuda_ops().distillation_rows({.student_CV = z_CV,
                                   .teacher_CV = y_CV,
-                                  .row_weight_C = row_weight_R.defined()
-                                                      ? row_weight_R.narrow(0, begin, count)
-                                                      : at::Tensor(),
-                                  .loss_C = row_loss_R.narrow(0, begin, count),
+                                  .row_weight_C = rows.weights(begin, count),
+                                  .loss_C = rows.loss_R.narrow(0, begin, count),
                                   .temperature = args.temperature,
                                   .gradient = dstudent_RD.defined()});
   }
@@ -115,8 +112,8 @@ struct DistillRun {
       const DistillRowsArgs<A> all{
           z_CV.mutable_data_ptr<A>(),
           y_CV.mutable_data_ptr<A>(),
-          row_weight_R.defined() ? row_weight_R.const_data_ptr<A>() + begin : nullptr,
-          row_loss_R.mutable_data_ptr<A>() + begin,
+          rows.weight_R.defined() ? rows.weight_R.const_data_ptr<A>() + begin : nullptr,
+          rows.loss_R.mutable_data_ptr<A>() + begin,
           0,
           count,
           z_CV.size(1),
@@ -129,30 +126,17 @@ struct DistillRun {
         distill_run(part);
       });
     };
-    wide == at::kDouble ? run(double{}) : run(float{});
-  }
-
-  void sample(int64_t begin, int64_t length, bool aligned) {
-    for (int64_t done = 0; done < length; done += args.chunk_rows)
-      chunk(begin + done, std::min(args.chunk_rows, length - done), aligned);
+    rows.wide == at::kDouble ? run(double{}) : run(float{});
   }
 };
 
 DistillOut distill_forward(const DistillationArgs& args, const Segments& rows, bool gradient) {
-  const at::ScalarType wide =
-      args.student_RD.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  DistillRun run{args, wide, {}, {}, {}};
-  if (args.row_weight_R.defined())
-    run.row_weight_R = args.row_weight_R.to(args.student_RD.device(), wide).contiguous();
-  run.row_loss_R = at::empty({args.student_RD.size(0)}, args.student_RD.options().dtype(wide));
+  DistillRun run{args, {args.student_RD, args.row_weight_R}, {}};
   if (gradient) run.dstudent_RD = at::empty_like(args.student_RD);
-  if (!rows.per_sample) {
-    run.sample(0, args.student_RD.size(0), /*aligned=*/false);
-  } else {
-    for (int64_t s = 0; s < rows.count(); ++s)
-      run.sample(rows.begin(s), rows.length(s), /*aligned=*/true);
-  }
-  return {sum_row_losses(run.row_loss_R, rows), run.row_loss_R, run.dstudent_RD};
+  for_row_chunks(
+      rows, args.student_RD.size(0), args.chunk_rows,
+      [&](int64_t begin, int64_t count, bool aligned) { run.chunk(begin, count, aligned); }, [] {});
+  return {sum_row_losses(run.rows.loss_R, rows), run.rows.loss_R, run.dstudent_RD};
 }
 
 struct DistillFunction final : torch::autograd::Function<DistillFunction> {

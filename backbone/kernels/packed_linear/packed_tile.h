@@ -21,7 +21,9 @@ constexpr int64_t kLanes = kPackedOutputs;
 template <typename V, int R, int NB>
 void bf16_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
   typename V::Sums sums[R][NB];
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
     for (int n = 0; n < NB; ++n) sums[r][n] = V::zero();
   const uint8_t* x = a.x + row * a.x_bytes;
   const uint8_t* w = a.weight + block * a.layout.block;
@@ -38,7 +40,9 @@ void bf16_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
     }
   }
   alignas(64) float tile[R][NB * kLanes];
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
     for (int n = 0; n < NB; ++n) V::put(sums[r][n], tile[r] + n * kLanes);
   a.store(a.to, tile[0], row, R, block * kLanes, NB * kLanes);
 }
@@ -50,14 +54,18 @@ void bf16_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
 template <typename V, int R, int NB, bool kFour>
 void integer_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
   typename V::Floats floats[R][NB];
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
     for (int n = 0; n < NB; ++n) floats[r][n] = V::float_zero();
   const uint8_t* x = a.x + row * a.x_bytes;
   const uint8_t* w = a.weight + block * a.layout.block;
   const int64_t steps = a.group / (kFour ? 8 : 4);  // of 64 bytes
   for (int64_t g = 0; g < a.layout.groups; ++g) {
     typename V::Sums sums[R][NB];
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
       for (int n = 0; n < NB; ++n) sums[r][n] = V::zero();
     const uint8_t* codes = w + a.layout.codes + g * steps * 64;
     const uint8_t* x_group = x + g * a.group;
@@ -88,11 +96,13 @@ void integer_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
         }
       }
     }
+#pragma GCC unroll 4
     for (int n = 0; n < NB; ++n) {
       const uint8_t* head = w + n * a.layout.block;
       const typename V::Floats scale = V::scale(head + g * kLanes * 2);
       const typename V::Zeros zeros =
           a.asymmetric ? V::zeros(head + a.layout.zeros + g * kLanes, kFour) : V::same_zero(kFour);
+#pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const int64_t at = (row + r) * a.layout.groups + g;
         V::finish(floats[r][n], sums[r][n], scale, a.x_scale_MG[at], zeros, a.x_sum_MG[at]);
@@ -100,7 +110,9 @@ void integer_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
     }
   }
   alignas(64) float tile[R][NB * kLanes];
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
     for (int n = 0; n < NB; ++n) V::put(floats[r][n], tile[r] + n * kLanes);
   a.store(a.to, tile[0], row, R, block * kLanes, NB * kLanes);
 }

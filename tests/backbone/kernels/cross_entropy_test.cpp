@@ -87,6 +87,47 @@ TEST(CrossEntropyTest, GradientsAreThoseOfCentralDifferences) {
   }
 }
 
+TEST(CrossEntropyTest, ALowRankUpdateHasItsGradients) {
+  for (const bool per_sample : {false, true}) {
+    EXPECT_TRUE(gradcheck(
+        [&](const std::vector<at::Tensor>& in) {
+          CrossEntropyArgs args = make_args(5, 4, 7, at::kDouble);
+          args.hidden_RD = in[0];
+          args.weight_VD = in[1];
+          args.low_RK = in[2];
+          args.low_VK = in[3];
+          args.label_smoothing = 0.05;
+          args.z_loss = 0.02;
+          args.chunk_rows = 2;
+          return linear_cross_entropy(args, Segments::from_lengths({2, 0, 3}, per_sample));
+        },
+        {randn({5, 4}, 1), randn({7, 4}, 2), randn({5, 2}, 3), randn({7, 2}, 4)}));
+  }
+  // Beside a frozen head and frozen rows, too, and no rows give zeros.
+  for (const int64_t rows : {0, 13}) {
+    CrossEntropyArgs got = make_args(rows, 9, 37, at::kFloat);
+    got.hidden_RD = got.hidden_RD.detach();
+    got.weight_VD = got.weight_VD.detach();
+    got.chunk_rows = 4;
+    CrossEntropyArgs want = got;
+    for (CrossEntropyArgs* args : {&got, &want}) {
+      args->low_RK = leaf(randn({rows, 3}, 3));
+      args->low_VK = leaf(randn({37, 3}, 4));
+    }
+    const at::Tensor loss = linear_cross_entropy(got, Segments::one(rows)),
+                     ref = linear_cross_entropy_ref(want);
+    EXPECT_TRUE(tensor_near(loss, ref));
+    loss.backward();
+    ref.backward();
+    EXPECT_TRUE(tensor_near(got.low_RK.grad(), want.low_RK.grad()));
+    EXPECT_TRUE(tensor_near(got.low_VK.grad(), want.low_VK.grad()));
+  }
+  CrossEntropyArgs half = make_args(5, 4, 7, at::kFloat);
+  half.low_RK = randn({5, 2}, 3);
+  EXPECT_TRUE((throws_with<Error>([&] { linear_cross_entropy(half, Segments::one(5)); },
+                                  {"low_RK", "low_VK"})));
+}
+
 TEST(CrossEntropyTest, Bf16StaysNearTheReference) {
   const CrossEntropyArgs got = make_args(20, 16, 50, at::kBFloat16),
                          want = make_args(20, 16, 50, at::kBFloat16);
