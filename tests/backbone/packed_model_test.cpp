@@ -22,8 +22,8 @@ namespace fs = std::filesystem;
 using namespace testing_support;
 
 LlamaConfig small_config(bool tied) {
-  LlamaConfig config = llama_config({.V = 100, .D = 64, .F = 96, .layers = 2, .H = 4, .K = 2,
-                                     .N = 16, .positions = 64});
+  LlamaConfig config = llama_config(
+      {.V = 100, .D = 64, .F = 96, .layers = 2, .H = 4, .K = 2, .N = 16, .positions = 64});
   config.tie_embeddings = tied;
   config.rms_norm_eps = 1e-5;
   config.attention_bias = true;
@@ -52,7 +52,10 @@ at::Tensor logits_of(const Llama& llama) {
 }
 
 std::vector<PackedForm> forms() {
-  return {{}, {WeightForm::kInt8, 128}, {WeightForm::kInt8, 32, true}, {WeightForm::kInt4, 32},
+  return {{},
+          {WeightForm::kInt8, 128},
+          {WeightForm::kInt8, 32, true},
+          {WeightForm::kInt4, 32},
           {WeightForm::kInt4, 128, true}};
 }
 
@@ -126,11 +129,16 @@ TEST(PackedModelTest, FaultsAreNamed) {
   EXPECT_TRUE((throws_with<Error>([&] { model.llama->forward(emb, rows); },
                                   {"q_proj", "packed for inference", "gradient"})));
   Linear q = model.llama->linears()[0];
-  EXPECT_TRUE((throws_with<Error>([&] { q.set_lora({randn({4, 64}, 7), randn({64, 4}, 8)}); },
-                                  {"q_proj", "packed"})));
-  EXPECT_TRUE((throws_with<Error>([&] { move_parameters({{"w", at::zeros({4}, at::kByte)}},
-                                                        at::Device("cuda")); },
-                                  {"w", "packed", "CPU"})));
+  EXPECT_TRUE((throws_with<Error>(
+      [&] {
+        q.set_lora({randn({4, 64}, 7), randn({64, 4}, 8)});
+      },
+      {"q_proj", "packed"})));
+  EXPECT_TRUE((throws_with<Error>(
+      [&] {
+        move_parameters({{"w", at::zeros({4}, at::kByte)}}, at::Device("cuda"));
+      },
+      {"w", "packed", "CPU"})));
 }
 
 TEST(PackedModelTest, DamagedFoldersAreErrors) {

@@ -150,20 +150,38 @@ TEST(PackedWeightTest, FormsHaveNames) {
     EXPECT_EQ(parse_packed_form(packed_form_name(form)), form);
   EXPECT_EQ(parse_packed_form("bfloat16"), PackedForm{});
   EXPECT_EQ(packed_form_name({WeightForm::kInt4, 32, true}), "int4-g32-asym");
-  EXPECT_TRUE((throws_with<Error>([] { parse_packed_form("int3"); }, {"int3", "bfloat16, int8 or int4"})));
+  EXPECT_TRUE(
+      (throws_with<Error>([] { parse_packed_form("int3"); }, {"int3", "bfloat16, int8 or int4"})));
 }
 
 TEST(PackedLinearTest, ErrorsNameWhatDoesNotFit) {
   const PackedWeight w = pack_weight(randn({16, 64}, 1), {WeightForm::kInt8});
   EXPECT_TRUE((throws_with<Error>([&] { packed_linear(randn({2, 63}, 1), w, {}); }, {"63", "64"})));
-  EXPECT_TRUE((throws_with<Error>([&] { packed_linear(randn({2, 64}, 1, at::kDouble), w, {}); }, {"Double"})));
-  EXPECT_TRUE((throws_with<Error>([&] { packed_linear(randn({2, 64}, 1), w, randn({15}, 2)); }, {"bias_O"})));
-  EXPECT_TRUE((throws_with<Error>([] { pack_weight(randn({16, 64}, 1), PackedForm{}); }, {"Float", "bfloat16"})));
+  EXPECT_TRUE((throws_with<Error>(
+      [&] {
+        packed_linear(randn({2, 64}, 1, at::kDouble), w, {});
+      },
+      {"Double"})));
+  EXPECT_TRUE((throws_with<Error>(
+      [&] {
+        packed_linear(randn({2, 64}, 1), w, randn({15}, 2));
+      },
+      {"bias_O"})));
+  EXPECT_TRUE((throws_with<Error>(
+      [] {
+        pack_weight(randn({16, 64}, 1), PackedForm{});
+      },
+      {"Float", "bfloat16"})));
   at::Tensor bad = randn({20, 64}, 1);
   bad[17][3] = std::nanf("");
-  EXPECT_TRUE((throws_with<Error>([&] { pack_weight(bad, {WeightForm::kInt4}); }, {"output 17", "0 to 127"})));
+  EXPECT_TRUE((throws_with<Error>([&] { pack_weight(bad, {WeightForm::kInt4}); },
+                                  {"output 17", "0 to 127"})));
   const PackedWeight pairs = pack_weight(randn({16, 64}, 1, at::kBFloat16), {});
-  EXPECT_TRUE((throws_with<Error>([&] { packed_linear(randn({2, 64}, 1), pairs, {}); }, {"bf16", "Float"})));
+  EXPECT_TRUE((throws_with<Error>(
+      [&] {
+        packed_linear(randn({2, 64}, 1), pairs, {});
+      },
+      {"bf16", "Float"})));
 }
 
 }  // namespace
