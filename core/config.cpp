@@ -1,5 +1,4 @@
-// config.cpp — see config.h. yaml-cpp parses; its nodes are copied into a small tree that remembers
-// file and line of every value (also across includes) and whether it was read.
+// config.cpp — see config.h: overrides, and typed access to the tree of config_tree.h.
 #include "core/config.h"
 
 #include <algorithm>
@@ -8,39 +7,16 @@
 #include <cstdlib>
 #include <optional>
 
-#include <yaml-cpp/yaml.h>
-
-#include "core/files.h"
+#include "core/config_tree.h"
 
 namespace euromodal {
 
 namespace fs = std::filesystem;
 
-struct Config::Impl {
-  enum class Kind { kNull, kScalar, kList, kMap } kind = Kind::kNull;
-  std::string scalar;
-  bool quoted = false;  // "1" is a string, 1 a number
-  std::vector<std::pair<std::string, std::shared_ptr<Impl>>>
-      entries;             // map (in file order), or list with empty keys
-  std::string file, path;  // path: "optimizer.lr"
-  int line = 0;
-  mutable bool read = false;
-
-  Impl* find(const std::string& key) const {
-    for (const auto& [name, value] : entries) {
-      if (name == key) return value.get();
-    }
-    return nullptr;
-  }
-};
-
 namespace {
 
 using Impl = Config::Impl;
-using Node = std::shared_ptr<Impl>;
-
-constexpr int kMaxIncludes = 16;
-constexpr int kMaxDepth = 64;
+using Node = ConfigNode;
 
 std::string config_join(const std::string& path, const std::string& key) {
   return path.empty() ? key : path + "." + key;
@@ -62,85 +38,6 @@ const char* config_kind(const Impl& node) {
 
 std::string config_got(const Impl& node) {
   return node.kind == Impl::Kind::kScalar ? "'" + node.scalar + "'" : config_kind(node);
-}
-
-Node config_load(const fs::path& file, int depth);
-
-// `over` wins; maps merge deeply.
-Node config_merge(const Node& base, const Node& over) {
-  if (base->kind != Impl::Kind::kMap || over->kind != Impl::Kind::kMap) return over;
-  for (const auto& [key, value] : over->entries) {
-    bool found = false;
-    for (auto& [name, old] : base->entries) {
-      if (name == key) {
-        old = config_merge(old, value);
-        found = true;
-      }
-    }
-    if (!found) base->entries.emplace_back(key, value);
-  }
-  base->file = over->file;
-  base->line = over->line;
-  return base;
-}
-
-Node config_copy(const YAML::Node& yaml, const std::string& file, int includes, int depth = 0) {
-  auto node = std::make_shared<Impl>();
-  node->file = file;
-  node->line = yaml.Mark().line + 1;
-  check<ConfigError>(depth < kMaxDepth, "{}:{}: nested deeper than {}", file, node->line,
-                     kMaxDepth);
-  if (yaml.IsScalar()) {
-    node->kind = Impl::Kind::kScalar;
-    node->scalar = yaml.Scalar();
-    node->quoted = yaml.Tag() == "!";
-  } else if (yaml.IsSequence()) {
-    node->kind = Impl::Kind::kList;
-    for (const auto& item : yaml)
-      node->entries.emplace_back("", config_copy(item, file, includes, depth + 1));
-  } else if (yaml.IsMap()) {
-    node->kind = Impl::Kind::kMap;
-    for (const auto& item : yaml) {
-      const int line = item.first.Mark().line + 1;
-      check<ConfigError>(item.first.IsScalar(), "{}:{}: a key must be a word", file, line);
-      const std::string key = item.first.Scalar();
-      check<ConfigError>(!node->find(key), "{}:{}: {} stands twice", file, line, key);
-      auto value = config_copy(item.second, file, includes, depth + 1);
-      if (value->kind != Impl::Kind::kMap && value->kind != Impl::Kind::kList) value->line = line;
-      node->entries.emplace_back(key, std::move(value));
-    }
-    if (const Impl* include = node->find("include");
-        include && include->kind == Impl::Kind::kScalar) {
-      check<ConfigError>(includes < kMaxIncludes,
-                         "{}:{}: include: more than {} files deep; do they include each other?",
-                         file, include->line, kMaxIncludes);
-      const fs::path target = fs::path(file).parent_path() / include->scalar;
-      check<ConfigError>(fs::is_regular_file(target), "{}:{}: include: there is no file {}", file,
-                         include->line, target.string());
-      auto base = config_load(target, includes + 1);
-      std::erase_if(node->entries, [](const auto& entry) { return entry.first == "include"; });
-      return node->entries.empty() ? base : config_merge(base, node);
-    }
-  }
-  return node;
-}
-
-YAML::Node config_yaml(const std::string& text, const std::string& file) {
-  try {
-    return YAML::Load(text);
-  } catch (const YAML::Exception& e) {
-    throw ConfigError("{}:{}: not valid YAML: {}", file, e.mark.line + 1, e.msg);
-  }
-}
-
-Node config_load(const fs::path& file, int includes) {
-  std::string text;
-  try {
-    text = read_text(file);
-  } catch (const Error& e) {
-    throw ConfigError(e.what());
-  }
-  return config_copy(config_yaml(text, file.string()), file.string(), includes);
 }
 
 void config_paths(const Node& node, const std::string& path) {
@@ -220,40 +117,11 @@ void config_override(const Node& root, const std::string& text) {
       }
     }
     if (dot == std::string::npos) {
-      *slot = config_copy(config_yaml(text.substr(eq + 1), "--set " + text), "--set " + text, 0);
+      *slot = config_read(text.substr(eq + 1), "--set " + text);
       return;
     }
     at = *slot;
     begin = dot + 1;
-  }
-}
-
-void config_emit(YAML::Emitter& out, const Impl& node) {
-  switch (node.kind) {
-    case Impl::Kind::kNull:
-      out << YAML::Null;
-      break;
-    case Impl::Kind::kScalar:
-      if (node.quoted) out << YAML::DoubleQuoted;
-      out << node.scalar;
-      break;
-    case Impl::Kind::kList: {
-      bool flat = true;
-      for (const auto& [key, value] : node.entries)
-        flat &= value->kind == Impl::Kind::kScalar || value->kind == Impl::Kind::kNull;
-      out << (flat ? YAML::Flow : YAML::Block) << YAML::BeginSeq;
-      for (const auto& [key, value] : node.entries) config_emit(out, *value);
-      out << YAML::EndSeq;
-      break;
-    }
-    case Impl::Kind::kMap:
-      out << YAML::BeginMap;
-      for (const auto& [key, value] : node.entries) {
-        out << YAML::Key << key << YAML::Value;
-        config_emit(out, *value);
-      }
-      out << YAML::EndMap;
-      break;
   }
 }
 
@@ -315,7 +183,7 @@ std::string config_str(const Impl& value) {
 }  // namespace
 
 Config Config::load(const fs::path& file, const std::vector<std::string>& overrides) {
-  Node root = config_load(file, 0);
+  Node root = config_load(file);
   for (const auto& text : overrides) config_override(root, text);
   config_paths(root, "");
   check<ConfigError>(root->kind == Impl::Kind::kMap, "{}: expected a map of keys, got {}",
@@ -324,7 +192,7 @@ Config Config::load(const fs::path& file, const std::vector<std::string>& overri
 }
 
 Config Config::parse(const std::string& yaml, const std::string& name) {
-  Node root = config_copy(config_yaml(yaml, name), name, 0);
+  Node root = config_read(yaml, name);
   config_paths(root, "");
   check<ConfigError>(root->kind == Impl::Kind::kMap, "{}: expected a map of keys, got {}", name,
                      config_got(*root));
@@ -480,11 +348,7 @@ void Config::finish() const {
     throw ConfigError("{}:{}: {}: unknown key", unread->file, unread->line, unread->path);
 }
 
-std::string Config::dump() const {
-  YAML::Emitter out;
-  config_emit(out, *impl_);
-  return std::string(out.c_str()) + "\n";
-}
+std::string Config::dump() const { return config_yaml(*impl_); }
 
 std::string Config::where(const std::string& key) const { return config_where(*impl_, key); }
 

@@ -1,4 +1,4 @@
-// json.cpp — see json.h. Depth is limited while parsing, so that hostile headers cannot exhaust the
+// json.cpp — see json.h. Depth is limited before parsing, so that hostile files cannot exhaust the
 // stack.
 #include "core/json.h"
 
@@ -38,18 +38,29 @@ int64_t json_whole(const JsonView& view, std::string_view key, const Json& value
 
 }  // namespace
 
+void check_json_depth(std::string_view text, std::string_view what) {
+  int depth = 0;
+  bool quoted = false;
+  for (size_t at = 0; at < text.size(); ++at) {
+    const char c = text[at];
+    if (quoted) {
+      if (c == '\\') ++at;
+      quoted = c != '"';
+    } else if (c == '"') {
+      quoted = true;
+    } else if (c == '[' || c == '{') {
+      check<ConfigError>(++depth <= kMaxDepth, "{}: JSON is nested deeper than {}", what,
+                         kMaxDepth);
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+}
+
 Json parse_json(std::string_view text, std::string_view what) {
-  bool deep = false;
-  const Json::parser_callback_t limit = [&deep](int depth, Json::parse_event_t, Json&) {
-    if (depth > kMaxDepth) deep = true;
-    return !deep;
-  };
+  check_json_depth(text, what);
   try {
-    // The callback cannot stop the parser, and the parser itself does not recurse: depth costs
-    // memory only.
-    Json out = Json::parse(text.begin(), text.end(), limit);
-    check<ConfigError>(!deep, "{}: JSON is nested deeper than {}", what, kMaxDepth);
-    return out;
+    return Json::parse(text.begin(), text.end());
   } catch (const Json::parse_error& e) {
     throw ConfigError("{}: not valid JSON at byte {}", what, e.byte);
   } catch (const Json::exception& e) {

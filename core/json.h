@@ -13,6 +13,10 @@ namespace euromodal {
 
 using Json = nlohmann::ordered_json;
 
+/// ConfigError when brackets outside of strings are nested deeper than 128: parsing takes any
+/// depth, but what walks the document afterwards (dump) recurses.
+void check_json_depth(std::string_view text, std::string_view what);
+
 /// Parses `text`; `what` names it in the error (ConfigError: "config.json: not valid JSON at byte
 /// 17: ..."). Refuses nesting deeper than 128.
 Json parse_json(std::string_view text, std::string_view what);

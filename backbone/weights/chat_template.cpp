@@ -9,6 +9,7 @@
 #include "backbone/weights/safetensors_header.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "core/json.h"
 
 namespace euromodal {
 namespace {
@@ -29,8 +30,9 @@ std::string token_content(const json& config, const char* key) {
   const auto found = config.find(key);
   if (found == config.end()) return "";
   if (found->is_string()) return found->get<std::string>();
-  if (found->is_object()) return found->value("content", "");
-  return "";
+  if (!found->is_object()) return "";
+  const auto content = found->find("content");
+  return content != found->end() && content->is_string() ? content->get<std::string>() : "";
 }
 
 // Reads the nodes from the front.
@@ -135,7 +137,11 @@ ChatTemplate ChatTemplate::load(const std::filesystem::path& dir) {
   std::string text;
   json config = json::object();
   try {
-    if (std::filesystem::exists(file)) config = json::parse(read_text(file));
+    if (std::filesystem::exists(file)) {
+      text = read_text(file);
+      check_json_depth(text, file.string());
+      config = json::parse(text);
+    }
     check<ConfigError>(config.is_object(), "{}: must be a JSON object", file.string());
     text = template_of_config(config, file.string());
   } catch (const json::exception& e) {
@@ -145,14 +151,17 @@ ChatTemplate ChatTemplate::load(const std::filesystem::path& dir) {
     file = dir / "chat_template.jinja";
     text = read_text(file);
   }
+  if (!text.empty()) return parse(text, config, file);
+  check<ConfigError>(names_chatml_tokens(dir),
+                     "{}: no chat template: neither tokenizer_config.json (chat_template) nor "
+                     "chat_template.jinja has one, and the tokenizer lacks the ChatML tokens",
+                     dir.string());
+  return {};
+}
+
+ChatTemplate ChatTemplate::parse(std::string_view text, const json& config,
+                                 const std::filesystem::path& file) {
   ChatTemplate out;
-  if (text.empty()) {
-    check<ConfigError>(names_chatml_tokens(dir),
-                       "{}: no chat template: neither tokenizer_config.json (chat_template) nor "
-                       "chat_template.jinja has one, and the tokenizer lacks the ChatML tokens",
-                       dir.string());
-    return out;
-  }
   std::vector<JinjaNode> nodes;
   ChatmlTraits traits;
   const std::string eos = token_content(config, "eos_token");
@@ -164,7 +173,7 @@ ChatTemplate ChatTemplate::load(const std::filesystem::path& dir) {
     out.bos_token_ = token_content(config, "bos_token");
     check<ConfigError>(!out.bos_token_.empty(),
                        "{}: the chat template writes bos_token, but {} names none", file.string(),
-                       (dir / "tokenizer_config.json").string());
+                       (file.parent_path() / "tokenizer_config.json").string());
   }
   out.trim_ = traits.trim;
   out.generation_prompt_ = traits.generation_prompt;

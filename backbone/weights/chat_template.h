@@ -3,7 +3,10 @@
 #pragma once
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <vector>
+
+#include <nlohmann/json_fwd.hpp>
 
 namespace euromodal {
 
@@ -25,6 +28,9 @@ class ChatTemplate {
   /// usual spellings is recognised, a folder without template but with the ChatML tokens gets
   /// ChatML; any other template is a ConfigError that says so.
   static ChatTemplate load(const std::filesystem::path& dir);
+  /// A template's `text` from `file`; `config`: tokenizer_config.json beside it.
+  static ChatTemplate parse(std::string_view text, const nlohmann::json& config,
+                            const std::filesystem::path& file);
   /// Pieces whose texts joined are the template's output. With add_generation_prompt the last piece
   /// opens the assistant's turn.
   std::vector<ChatPiece> render(const std::vector<ChatMessage>& messages,

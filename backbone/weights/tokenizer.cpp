@@ -8,6 +8,7 @@
 #include "backbone/weights/tokenizer/hf_tokenizer.h"
 #include "core/error.h"
 #include "core/files.h"
+#include "core/json.h"
 
 namespace euromodal {
 
@@ -17,13 +18,16 @@ std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& di
   const std::filesystem::path config_file = dir / "tokenizer_config.json";
   if (std::filesystem::exists(config_file)) {
     try {
-      config = nlohmann::json::parse(read_text(config_file));
+      const std::string text = read_text(config_file);
+      check_json_depth(text, config_file.string());
+      config = nlohmann::json::parse(text);
     } catch (const nlohmann::json::exception& e) {
       throw CheckpointError("{}: not valid JSON: {}", config_file.string(), shown_name(e.what()));
     }
     check<CheckpointError>(config.is_object(), "{}: must be a JSON object", config_file.string());
   }
-  if (std::filesystem::exists(dir / "tokenizer.json")) return load_tokenizer_json(dir, config);
+  const std::filesystem::path file = dir / "tokenizer.json";
+  if (std::filesystem::exists(file)) return parse_tokenizer_json(read_text(file), config, dir);
   if (std::filesystem::exists(dir / "tokenizer.model")) return load_sentencepiece(dir, config);
   throw CheckpointError("{}: no tokenizer: neither tokenizer.json nor tokenizer.model is there",
                         dir.string());

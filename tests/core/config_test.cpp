@@ -124,6 +124,17 @@ TEST_F(ConfigTest, DuplicateKeysAndBrokenYamlAreErrors) {
               testing::HasSubstr("not valid YAML"));
   EXPECT_THAT(error_of([] { (void)Config::parse("- 1\n", "f.yaml"); }),
               testing::HasSubstr("expected a map"));
+  std::string bomb = "a0: &a0 [x, x]\n";
+  for (int i = 1; i < 40; ++i) bomb += fmt::format("a{}: &a{} [*a{}, *a{}]\n", i, i, i - 1, i - 1);
+  EXPECT_THAT(error_of([&] { (void)Config::parse(bomb, "f.yaml"); }),
+              testing::HasSubstr("more than 100000 values"));
+  EXPECT_THAT(error_of([] { (void)Config::parse("a: b\xff\n", "f.yaml"); }),
+              testing::HasSubstr("f.yaml: invalid UTF-8 at byte 4"));
+  EXPECT_THAT(error_of([] { (void)Config::parse("? " + std::string(300, 'k') + "\n: 1\n", "f"); }),
+              testing::HasSubstr("a key of 300 bytes"));
+  EXPECT_THAT(
+      error_of([] { (void)Config::parse("a: {include: " + std::string(5000, 'x') + "}\n"); }),
+      testing::HasSubstr("there is no file"));
 }
 
 TEST_F(ConfigTest, PathsReplaceEnvironmentVariables) {

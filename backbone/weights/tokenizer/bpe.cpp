@@ -41,7 +41,7 @@ Bpe::Bpe(BpeVocab vocab, const BpeMerges& merges, BpeOptions options, const std:
                            shown_name(token), id);
   merges_.reserve(merges.size());
   for (size_t rank = 0; rank < merges.size(); ++rank) {
-    const auto& [left, right] = merges[rank];
+    const std::string &left = merges[rank].first, &right = merges[rank].second;
     const auto part = [&](const std::string& token) {
       const auto id = id_of(token);
       check<CheckpointError>(id.has_value(), "{}: merge {} ({} {}): {} is not in the vocabulary",
@@ -100,9 +100,10 @@ Bpe Bpe::from_json(const nlohmann::json& model, const std::string& what) {
   options.fuse_unk = bpe_flag(model, "fuse_unk");
   options.byte_fallback = bpe_flag(model, "byte_fallback");
   options.ignore_merges = bpe_flag(model, "ignore_merges");
-  const auto dropout = model.find("dropout");
-  check<CheckpointError>(dropout == model.end() || dropout->is_null() || *dropout == 0.0,
-                         "{}: BPE dropout {} is not supported", what, dropout->dump());
+  if (const auto dropout = model.find("dropout"); dropout != model.end())
+    check<CheckpointError>(dropout->is_null() || *dropout == 0.0,
+                           "{}: BPE dropout {} is not supported", what,
+                           shown_name(dropout->dump()));
   return Bpe(std::move(vocab), merges, std::move(options), what);
 }
 

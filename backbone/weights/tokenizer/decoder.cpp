@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "backbone/weights/safetensors_header.h"
+#include "backbone/weights/tokenizer/json_number.h"
 #include "backbone/weights/tokenizer/pattern.h"
 #include "backbone/weights/tokenizer/pre_tokenizer.h"
 #include "backbone/weights/tokenizer/unicode.h"
@@ -118,8 +119,8 @@ void Decoder::add(const nlohmann::json& json, const std::string& what, int depth
   } else if (type == "Strip") {
     const auto content = json.at("content").get<std::string>();
     check<CheckpointError>(!content.empty(), "{}: decoder Strip: content is empty", what);
-    steps_.push_back([content, start = json.value("start", int64_t{0}),
-                      stop = json.value("stop", int64_t{0})](auto& tokens) {
+    steps_.push_back([content, start = json_number(json.at("start"), what),
+                      stop = json_number(json.at("stop"), what)](auto& tokens) {
       decode_strip(tokens, content, start, stop);
     });
   } else if (type == "Metaspace") {

@@ -50,10 +50,11 @@ class HfTokenizer final : public Tokenizer {
   int64_t size_ = 0;
 };
 
-/// The tokenizer of `dir`/tokenizer.json; `config` is tokenizer_config.json (an empty object when
-/// there is none).
-std::shared_ptr<const Tokenizer> load_tokenizer_json(const std::filesystem::path& dir,
-                                                     const nlohmann::json& config);
+/// The tokenizer of a tokenizer.json with this `text`, which stands in `dir` (for messages);
+/// `config` is tokenizer_config.json (an empty object when there is none).
+std::shared_ptr<const Tokenizer> parse_tokenizer_json(std::string_view text,
+                                                      const nlohmann::json& config,
+                                                      const std::filesystem::path& dir);
 /// The tokenizer of `dir`/tokenizer.model, converted as transformers converts it.
 std::shared_ptr<const Tokenizer> load_sentencepiece(const std::filesystem::path& dir,
                                                     const nlohmann::json& config);

@@ -7,8 +7,9 @@
 
 #include "backbone/weights/safetensors_header.h"
 #include "backbone/weights/tokenizer/hf_tokenizer.h"
+#include "backbone/weights/tokenizer/json_number.h"
 #include "core/error.h"
-#include "core/files.h"
+#include "core/json.h"
 
 namespace euromodal {
 namespace {
@@ -87,14 +88,14 @@ void read_post_processor(const json& processor, HfTokenizerParts& parts, const s
                              "{}: post_processor: token {} is not in special_tokens", what,
                              shown_name(name));
       for (const auto& id : special.at("ids"))
-        (seen ? behind : before).push_back(id.get<int64_t>());
+        (seen ? behind : before).push_back(json_number(id, what));
     }
     check<CheckpointError>(seen, "{}: post_processor leaves the text out", what);
     parts.before.insert(parts.before.begin(), before.begin(), before.end());
     parts.behind.insert(parts.behind.end(), behind.begin(), behind.end());
   } else if (type == "RobertaProcessing" || type == "BertProcessing") {
-    parts.before.insert(parts.before.begin(), processor.at("cls").at(1).get<int64_t>());
-    parts.behind.push_back(processor.at("sep").at(1).get<int64_t>());
+    parts.before.insert(parts.before.begin(), json_number(processor.at("cls").at(1), what));
+    parts.behind.push_back(json_number(processor.at("sep").at(1), what));
   } else {
     check<CheckpointError>(type == "ByteLevel", "{}: post_processor {} is not supported", what,
                            shown_name(type));
@@ -158,11 +159,11 @@ void add_config_tokens(HfTokenizerParts& parts, const json& config, const std::s
   }
 }
 
-std::shared_ptr<const Tokenizer> load_tokenizer_json(const std::filesystem::path& dir,
-                                                     const json& config) {
+std::shared_ptr<const Tokenizer> parse_tokenizer_json(std::string_view text, const json& config,
+                                                      const std::filesystem::path& dir) {
   const std::string what = (dir / "tokenizer.json").string();
   try {
-    const std::string text = read_text(dir / "tokenizer.json");
+    check_json_depth(text, what);
     const json file = json::parse(text);
     check<CheckpointError>(file.is_object() && part_of(file, "model").is_object(),
                            "{}: model is missing", what);
@@ -176,7 +177,7 @@ std::shared_ptr<const Tokenizer> load_tokenizer_json(const std::filesystem::path
     const json& added = part_of(file, "added_tokens");
     if (added.is_array()) {
       for (const auto& entry : added)
-        place_added_token(parts, read_added_token(entry), entry.at("id").get<int64_t>(), what);
+        place_added_token(parts, read_added_token(entry), json_number(entry.at("id"), what), what);
     }
     read_post_processor(part_of(file, "post_processor"), parts, what, 0);
     const auto word = part_of(config, "tokenizer_class");
