@@ -1,6 +1,7 @@
 // main.cpp — `euromodal SUBCOMMAND ...`: finds the subcommand and turns exceptions into one message
 // on stderr and an exit code (0 success, 2 wrong use, 1 any other fault). The only place that ends
 // the process.
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -45,6 +46,7 @@ void euromodal::cli::end_process(int code) {
 }
 
 int main(int argc, char** argv) {
+  ::signal(SIGXFSZ, SIG_IGN);  // a file at its size limit: an error of write(), like a full disk
   if (argc < 2) {
     print_usage(stderr);
     return 2;

@@ -19,10 +19,12 @@ HfTokenizer::HfTokenizer(HfTokenizerParts parts, const std::string& what)
     tokens_[token.id] = token.content;
     if (token.special) special_.insert(token.id);
     (token.normalized ? normalized : raw).push_back(token);
-    if (token.normalized)
+    if (token.normalized) {
       normalized_words.push_back(parts_.normalizer.apply(token.content, /*prefix=*/true));
-    else
+      normalized_tokens_[token.id] = normalized_words.back();
+    } else {
       raw_words.push_back(token.content);
+    }
   }
   raw_ = std::make_unique<AddedTokens>(std::move(raw), std::move(raw_words));
   normalized_ = std::make_unique<AddedTokens>(std::move(normalized), std::move(normalized_words));
@@ -67,7 +69,7 @@ std::string HfTokenizer::decode(const std::vector<int64_t>& ids, bool skip_speci
   tokens.reserve(ids.size());
   for (const int64_t id : ids) {
     if (skip_special && is_special(id)) continue;
-    tokens.push_back(token_of(id));
+    tokens.push_back(written_token(id));
   }
   return parts_.decoder.apply(std::move(tokens));
 }
@@ -86,10 +88,15 @@ std::string HfTokenizer::token_of(int64_t id) const {
   return found->second;
 }
 
+std::string HfTokenizer::written_token(int64_t id) const {
+  const auto normalized = normalized_tokens_.find(id);
+  return normalized != normalized_tokens_.end() ? normalized->second : token_of(id);
+}
+
 std::string HfTokenizer::bytes_of(int64_t id) const {
   const auto found = tokens_.find(id);
   if (found == tokens_.end() || is_special(id)) return "";
-  return parts_.decoder.bytes_of(found->second);
+  return parts_.decoder.bytes_of(written_token(id));
 }
 
 bool HfTokenizer::is_special(int64_t id) const { return special_.count(id) != 0; }

@@ -45,7 +45,11 @@ class HfTokenizer final : public Tokenizer {
                       std::vector<int64_t>& ids) const;
   HfTokenizerParts parts_;
   std::unique_ptr<AddedTokens> raw_, normalized_;
+  std::string written_token(int64_t id) const;
   std::unordered_map<int64_t, std::string> tokens_;
+  /// What decoding writes instead: added tokens that are looked for in the normalised text are
+  /// written in its form.
+  std::unordered_map<int64_t, std::string> normalized_tokens_;
   std::unordered_set<int64_t> special_;
   int64_t size_ = 0;
 };

@@ -21,7 +21,7 @@ std::string normalizer_strip(std::string_view text, bool left, bool right) {
     seen = true;
     end = at;
   }
-  if (!seen) return std::string();
+  if (!seen) return left || right ? std::string() : std::string(text);
   if (!left) begin = 0;
   if (!right) end = text.size();
   return std::string(text.substr(begin, end - begin));
