@@ -91,6 +91,9 @@ def generation():
             {"num_beams": 5, "length_penalty": -1.5},
             {"num_beams": 3, "repetition_penalty": 1.2, "no_repeat_ngram_size": 3},
             {"num_beams": 4, "max_new_tokens": 1},
+            {"num_beams": 1, "sequence_bias": [[[9], 2.5], [[40], -4.0], [[4], -1.5]]},
+            {"num_beams": 3, "sequence_bias": [[[9], 1.0], [[41], 0.75], [[7], 1.0]], "length_penalty": 0.6},
+            {"num_beams": 6, "length_penalty": 0.7, "no_repeat_ngram_size": 2, "max_new_tokens": 12},
         ):
             options = {"max_new_tokens": 20, **options}
             with torch.no_grad():

@@ -63,6 +63,40 @@ TEST(ChatTemplateTest, WhereTheTemplateStands) {
   EXPECT_TRUE((throws_with<ConfigError>(load, {"chat_template.jinja", "not ChatML"})));
 }
 
+// The usual templates of other families, shortened where they repeat themselves.
+TEST(ChatTemplateTest, OtherFamiliesAreRefusedByName) {
+  for (const char* text :
+       {// Llama 2
+        "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set "
+        "system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% "
+        "set system_message = false %}{% endif %}{% for message in loop_messages %}{% if "
+        "message['role'] == 'user' %}{{ bos_token + '[INST] ' + message['content'].strip() + ' "
+        "[/INST]' }}{% elif message['role'] == 'assistant' %}{{ ' ' + message['content'].strip() + "
+        "' ' + eos_token }}{% endif %}{% endfor %}",
+        // Llama 3
+        "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = "
+        "'<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | "
+        "trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% "
+        "endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ "
+        "'<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+        // Mistral
+        "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'user') != "
+        "(loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}{% if "
+        "message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}{{ "
+        "message['content'] + eos_token }}{% endif %}{% endfor %}",
+        // Gemma
+        "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'assistant') %}{% "
+        "set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}{{ "
+        "'<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% "
+        "endfor %}{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"}) {
+    TempDir dir;
+    dir.write("chat_template.jinja", text);
+    EXPECT_TRUE((throws_with<ConfigError>([&] { (void)ChatTemplate::load(dir.path()); },
+                                          {"chat_template.jinja", "not ChatML"})))
+        << text;
+  }
+}
+
 TEST(ChatTemplateTest, OtherTemplatesAreRefusedByName) {
   const std::string chatml = ChatTemplate::chatml_jinja();
   for (const std::string& text :
