@@ -188,14 +188,14 @@ MergedWeights::MergedWeights(const std::vector<Linear>& linears) {
   for (const Linear& linear : linears) {
     if (linear.lora() == nullptr) continue;
     at::Tensor weight_OI = linear.weight_OI();
-    saved_.emplace_back(weight_OI, weight_OI.detach().clone());
-    weight_OI.copy_(linear.merged_weight_OI());
+    saved_.emplace_back(weight_OI, weight_OI.detach());
+    // Not written to: other processes may hold the same memory.
+    weight_OI.set_data(linear.merged_weight_OI());
   }
 }
 
 MergedWeights::~MergedWeights() {
-  const c10::NoGradGuard no_grad;
-  for (auto& [weight_OI, values_OI] : saved_) weight_OI.copy_(values_OI);
+  for (auto& [weight_OI, values_OI] : saved_) weight_OI.set_data(values_OI);
 }
 
 }  // namespace euromodal

@@ -8,6 +8,7 @@
 
 #include "training/batch_gradient.h"
 #include "training/dist/counting.h"
+#include "training/frozen_memory.h"
 #include "training/optimizer.h"
 #include "training/train_options.h"
 
@@ -83,6 +84,15 @@ Json dry_run(const Config& config, int ranks, const std::optional<std::filesyste
                   {"master", master},
                   {"gradients", 4 * most},
                   {"optimizer", 4 * optimizer.held()}};
+  if (options.shard_frozen) {
+    const FrozenTensors frozen = frozen_tensors(objective->parameters(), trainable);
+    out["shard_frozen"] = {{"shared", frozen.own_bytes},
+                           {"mapped", frozen.mapped_bytes},
+                           {"saved_per_rank", Json::object()}};
+    for (int node = 2; node <= ranks && node <= 64; node *= 2)
+      out["shard_frozen"]["saved_per_rank"][std::to_string(node)] =
+          frozen.own_bytes - frozen.own_bytes / node;
+  }
   for (const char* step : {"step 0", "step 1"}) {
     out["sent"][step] = Json::object();
     const auto phase = world->counts().find(step);

@@ -15,6 +15,10 @@ namespace euromodal {
 ///   parameters, trainable              numbers
 ///   bytes: {parameters, master, gradients, optimizer}   held by this rank; gradients: at most;
 ///                                      master: beside the parameters, where those are not fp32
+///   shard_frozen: {shared, mapped, saved_per_rank: {"2": ..., "4": ...}}   where the run has
+///                                      parallel.shard_frozen: frozen bytes that a node holds once
+///                                      in memory or in mapped files; less of `parameters` on
+///                                      nodes of so many ranks
 ///   sent: {"step 0": {operation: {calls, bytes}}, "step 1": ...}
 /// Steps count alike but for the first, which also learns the order of the buckets.
 /// `model`: where the model is left as it starts, for a stage that begins with it.

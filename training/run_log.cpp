@@ -50,6 +50,7 @@ void RunLog::row(const Step& figures) {
   }
   const LoaderFigures data = figures.data - data_;
   metrics_.add("bad_samples", static_cast<double>(data.bad_samples), 0.0);
+  if (options_.shared_memory) metrics_.add("memory_pss_mb", proportional_memory_mb(), 1.0);
   const auto sums = metrics_.reduce(world_);
   if (world_.rank() != 0) return;
   const double interval = seconds(last_row_), elapsed = seconds(start_),

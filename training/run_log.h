@@ -24,9 +24,10 @@ class RunLog {
  public:
   struct Options {
     int64_t first_step = 0, steps = 0;
-    double peak_flops = 0.0;   // of all ranks together; 0: no MFU
-    bool time_split = true;    // time_*_s of the scopes in this thread (core/time_split.h)
-    bool tensorboard = false;  // also event files in FOLDER/tensorboard
+    double peak_flops = 0.0;     // of all ranks together; 0: no MFU
+    bool time_split = true;      // time_*_s of the scopes in this thread (core/time_split.h)
+    bool tensorboard = false;    // also event files in FOLDER/tensorboard
+    bool shared_memory = false;  // memory_pss_mb: ranks of a node may hold memory together
   };
   /// `folder`: null on ranks above 0.
   RunLog(Collectives& world, RunFolder* folder, const Options& options);

@@ -83,4 +83,15 @@ double memory_mb_now() {
   return resident * static_cast<double>(::sysconf(_SC_PAGESIZE)) / (1024.0 * 1024.0);
 }
 
+double proportional_memory_mb() {
+  std::ifstream rollup("/proc/self/smaps_rollup");
+  for (std::string line; std::getline(rollup, line);) {
+    std::istringstream words(line);
+    std::string name;
+    double kib = 0.0;
+    if (words >> name >> kib && name == "Pss:") return kib / 1024.0;
+  }
+  return std::nan("");
+}
+
 }  // namespace euromodal

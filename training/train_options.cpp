@@ -56,6 +56,11 @@ TrainOptions TrainOptions::parse(const Config& config) {
     check<ConfigError>(out.bucket_mb > 0.0 && out.bucket_mb <= 4000.0,
                        "{}: expected a number in (0, 4000], got {}", parallel.where("bucket_mb"),
                        out.bucket_mb);
+    out.shard_frozen = parallel.boolean("shard_frozen", false);
+    check<ConfigError>(!out.shard_frozen || out.device == "cpu",
+                       "{}: ranks share memory on the CPU alone; on {} every rank holds the frozen "
+                       "weights whole, so leave it out or set it to false",
+                       parallel.where("shard_frozen"), out.device);
   }
 
   check<ConfigError>(out.device == "cpu" || out.zero == 0,

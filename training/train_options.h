@@ -28,10 +28,12 @@ struct TrainOptions {
   StragglerOptions straggler;  // run.straggler
   LoaderOptions loader;        // batch: {samples | tokens, parts, workers, pack, max_tokens,
                                // prefetch_steps, max_bad_samples}
-  // parallel: {overlap, zero, bucket_mb}: how ranks share the work; changes no bit of the result
+  // parallel: {overlap, zero, bucket_mb, shard_frozen}: how ranks share the work; changes no bit of
+  // the result
   bool overlap = true;                 // gradients are summed over ranks while backward runs
   int zero = 0;                        // ZeRO stage: 0, 1 or 2 (flat_buffer.h)
   double bucket_mb = 25.0;             // gradients (fp32) that are summed as one array
+  bool shard_frozen = false;           // frozen weights once for all ranks of a node
   std::vector<std::string> trainable;  // name patterns
   double clip_norm = 0.0;              // 0: no clipping
   int64_t steps = 0;                   // 0: only writes the model as it starts

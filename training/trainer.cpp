@@ -15,6 +15,7 @@
 #include "training/checkpointer.h"
 #include "training/dist/device_collectives.h"
 #include "training/flops.h"
+#include "training/frozen_memory.h"
 #include "training/optimizer.h"
 #include "training/parameter_groups.h"
 #include "training/run_folder.h"
@@ -56,8 +57,7 @@ class Trainer {
         deadline_(run_deadline(config.child("run"), request.started)),
         threads_(train_threads(options_.threads, world)),
         device_(train_device(options_.device, world)),
-        objective_(
-            make_objective(config.child("objective"), options_.seed, options_.deterministic)),
+        objective_(build_objective(config)),
         data_(open_datasets(config, "data")),
         validation_data_(options_.validation_every > 0
                              ? open_datasets(config.child("validation"), "data")
@@ -129,6 +129,29 @@ class Trainer {
   }
 
  private:
+  /// With parallel.shard_frozen the ranks of a node make theirs one after the other.
+  std::unique_ptr<Objective> build_objective(const Config& config) {
+    const auto make = [&] {
+      return make_objective(config.child("objective"), options_.seed, options_.deterministic);
+    };
+    if (!options_.shard_frozen) return make();
+    world_.set_phase("setup", options_.deadlines.setup);
+    return frozen_memory_.make(world_.node(), make, [&](const Objective& objective) {
+      const std::vector<NamedTensor> trainable =
+          select_trainable(objective.parameters(), options_.trainable, config.where("trainable"));
+      FrozenTensors frozen = frozen_tensors(objective.parameters(), trainable);
+      check<ConfigError>(!frozen.own.empty() || frozen.mapped_bytes > 0,
+                         "{}: shard_frozen shares what is frozen, but 'trainable' takes every "
+                         "tensor; set it to false, or train fewer",
+                         config.where("parallel"));
+      if (world_.rank() == 0)
+        log_info("shard_frozen: ranks={} shared_mb={:.1f} mapped_mb={:.1f}", world_.node().size(),
+                 static_cast<double>(frozen.own_bytes) / 1e6,
+                 static_cast<double>(frozen.mapped_bytes) / 1e6);
+      return std::move(frozen.own);
+    });
+  }
+
   fs::path checkpoints() const { return options_.dir / "checkpoints"; }
   RunParts parts() const { return {*buffer_, *optimizer_, *guard_, average_.get()}; }
 
@@ -236,7 +259,8 @@ class Trainer {
                 .steps = options_.steps,
                 .peak_flops = peak_flops(),
                 .time_split = options_.time_split,
-                .tensorboard = options_.tensorboard});
+                .tensorboard = options_.tensorboard,
+                .shared_memory = options_.shard_frozen || world_.local_size() > 1});
     Straggler straggler(world_, options_.straggler);
     for (int64_t step = first_step_; step < options_.steps; ++step) {
       world_.set_phase(fmt::format("data {}", step), options_.deadlines.data);
@@ -351,6 +375,7 @@ class Trainer {
   int64_t threads_;
   at::Device device_;
   std::unique_ptr<DeviceCollectives> device_collectives_;  // several ranks on GPUs
+  FrozenMemory frozen_memory_;                             // outlives the tensors in it
   std::unique_ptr<Objective> objective_;
   std::shared_ptr<const Dataset> data_;
   std::shared_ptr<const Dataset> validation_data_;

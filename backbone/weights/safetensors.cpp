@@ -54,6 +54,9 @@ class PrivateMapping {
   size_t size_ = 0;
 };
 
+/// Lets go of the mapping that a tensor kept alive; a storage with this deleter lies in one.
+void safetensors_unmap(void* kept) { delete static_cast<std::shared_ptr<void>*>(kept); }
+
 }  // namespace
 
 struct SafetensorsFile::Impl {
@@ -95,8 +98,14 @@ at::Tensor SafetensorsFile::tensor(const TensorInfo& info) const {
     std::memcpy(copy.mutable_data_ptr(), data, bytes);
     return copy;
   }
-  return at::from_blob(
-      data, info.shape, [keep = impl_](void*) {}, options);
+  return at::for_blob(data, info.shape)
+      .context(new std::shared_ptr<void>(impl_), &safetensors_unmap)
+      .options(options)
+      .make_tensor();
+}
+
+bool in_mapped_file(const at::Tensor& tensor) {
+  return tensor.storage().data_ptr().get_deleter() == &safetensors_unmap;
 }
 
 namespace {

@@ -45,6 +45,10 @@ class SafetensorsFile {
   std::shared_ptr<Impl> impl_;
 };
 
+/// Whether `tensor` lies in a mapped file (whole, or as a view): processes that map the same file
+/// hold such memory once.
+bool in_mapped_file(const at::Tensor& tensor);
+
 /// All tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names.
 /// Each tensor that the index names must be in its shard, and every shard's tensors in the index.
 std::vector<TensorInfo> list_model_tensors(const std::filesystem::path& dir);

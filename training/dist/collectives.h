@@ -52,6 +52,19 @@ struct ScatterSum {
   int ranks = -1;
 };
 
+/// Bytes that the ranks of a node hold once: rank 0 of the group fills them, then all read them. A
+/// rank waits for the others of its group when it lets go of them (not with an exception passing).
+class NodeMemory {
+ public:
+  virtual ~NodeMemory() = default;
+  /// This rank's address of the bytes, which begin at a page.
+  virtual char* data() = 0;
+  virtual int64_t bytes() const = 0;
+  /// From here on a write by this rank ends it (SIGSEGV). What rank 0 wrote before its seal() is
+  /// seen by a rank whose seal() follows a barrier of both.
+  virtual void seal() = 0;
+};
+
 /// One rank's calls come from the thread that called make_world().
 class Collectives {
  public:
@@ -96,6 +109,10 @@ class Collectives {
   /// `out` may be one of the parts.
   virtual void ordered_sum(const std::vector<const float*>& parts,
                            const std::vector<int64_t>& part_ids, int64_t count, float* out) = 0;
+  /// Memory of this group's ranks together, who must be on one node: world.node().node_memory(n).
+  /// `bytes` as rank 0 of the group says; the others' is not looked at. Every rank of the group
+  /// calls it; DistError when the node has too little shared memory. The world outlives it.
+  virtual std::unique_ptr<NodeMemory> node_memory(int64_t bytes) = 0;
   /// Groups, which live as long as this world and follow its phases: the ranks of this node, and
   /// the ranks of all nodes that have this rank's number on theirs. In a group of one node, node()
   /// is the group itself and cross() is one rank alone; in a cross group it is the other way round.

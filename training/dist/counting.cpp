@@ -88,6 +88,9 @@ class CountingWorld final : public CountingCollectives {
     sum_parts(parts, count, out);
     for (int64_t i = 0; i < count; ++i) out[i] *= static_cast<float>(size_);
   }
+  std::unique_ptr<NodeMemory> node_memory(int64_t bytes) override {
+    return alone_->node_memory(bytes);
+  }
   Collectives& node() override { return *alone_; }
   Collectives& cross() override { return *this; }
 

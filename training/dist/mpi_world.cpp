@@ -12,6 +12,7 @@
 #include "training/dist/collectives.h"
 #include "training/dist/launcher.h"
 #include "training/dist/mpi_exchange.h"
+#include "training/dist/mpi_node_memory.h"
 #include "training/dist/mpi_wait.h"
 #include "training/dist/part_sum.h"
 
@@ -66,6 +67,10 @@ class MpiWorld final : public Collectives {
   std::vector<char> all_gather(const void* data, int64_t bytes) override;
   void ordered_sum(const std::vector<const float*>& parts, const std::vector<int64_t>& part_ids,
                    int64_t count, float* out) override;
+  std::unique_ptr<NodeMemory> node_memory(int64_t bytes) override {
+    enter("node_memory");
+    return make_mpi_node_memory(comm_, bytes, context_);
+  }
   Collectives& node() override { return node_ ? *node_ : group_name_ == "node" ? *this : *alone_; }
   Collectives& cross() override {
     return cross_ ? *cross_ : group_name_ == "cross" ? *this : *alone_;

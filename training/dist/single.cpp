@@ -1,8 +1,12 @@
 // single.cpp — the world of one rank: every collective is the identity, ordered_sum adds locally.
 #include <algorithm>
+#include <cerrno>
 #include <cstring>
 
+#include <sys/mman.h>
+
 #include "training/dist/collectives.h"
+#include "training/dist/page_memory.h"
 #include "training/dist/part_sum.h"
 
 namespace euromodal {
@@ -12,6 +16,26 @@ class SingleDone final : public Pending {
  public:
   bool test() override { return true; }
   void wait() override {}
+};
+
+class SingleMemory final : public NodeMemory {
+ public:
+  explicit SingleMemory(int64_t bytes) : bytes_(bytes), whole_(whole_pages(bytes)) {
+    data_ = ::mmap(nullptr, static_cast<size_t>(whole_), PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    check<DistError>(data_ != MAP_FAILED, "node_memory of {} bytes: {}", bytes,
+                     std::strerror(errno));
+  }
+  ~SingleMemory() override { ::munmap(data_, static_cast<size_t>(whole_)); }
+  SingleMemory(const SingleMemory&) = delete;
+  SingleMemory& operator=(const SingleMemory&) = delete;
+  char* data() override { return static_cast<char*>(data_); }
+  int64_t bytes() const override { return bytes_; }
+  void seal() override { seal_pages(data(), whole_); }
+
+ private:
+  int64_t bytes_, whole_;
+  void* data_;
 };
 
 class SingleWorld final : public Collectives {
@@ -64,6 +88,9 @@ class SingleWorld final : public Collectives {
     std::vector<const float*> ordered;
     for (const int64_t slot : part_slots(part_ids)) ordered.push_back(parts[slot]);
     sum_parts(ordered, count, out);
+  }
+  std::unique_ptr<NodeMemory> node_memory(int64_t bytes) override {
+    return std::make_unique<SingleMemory>(bytes);
   }
   Collectives& node() override { return *this; }
   Collectives& cross() override { return *this; }

@@ -103,6 +103,12 @@ class WatchedGroup : public Collectives {
     watch({.operation = "ordered_sum", .count = count, .dtype = "f32"},
           [&] { inner_->ordered_sum(parts, part_ids, count, out); });
   }
+  std::unique_ptr<NodeMemory> node_memory(int64_t bytes) override {
+    std::unique_ptr<NodeMemory> out;
+    watch({.operation = "node_memory", .count = -1, .dtype = "u8"},
+          [&] { out = inner_->node_memory(bytes); });
+    return out;
+  }
   Collectives& node() override { return group(inner_->node(), node_.get()); }
   Collectives& cross() override { return group(inner_->cross(), cross_.get()); }
 

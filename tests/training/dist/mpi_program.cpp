@@ -138,6 +138,29 @@ void mpi_test_pending(Collectives& world) {
   check<DistError>(data == expected, "sums beside each other differ");
 }
 
+/// Two at a time and one after the other, of which only rank 0 knows the size: each rank sees the
+/// bytes at an address of its own, aligned; pages are counted once.
+void mpi_test_node_memory(Collectives& node, int64_t bytes) {
+  const bool first = node.rank() == 0;
+  std::unique_ptr<euromodal::NodeMemory> before;
+  for (int round = 0; round < 3; ++round) {
+    const int64_t size = round == 1 ? 0 : bytes + round;
+    auto memory = node.node_memory(first ? size : -1);
+    check<DistError>(
+        memory->bytes() == size && reinterpret_cast<uintptr_t>(memory->data()) % 64 == 0,
+        "node_memory of {} bytes at {}: expected {}", memory->bytes(),
+        static_cast<void*>(memory->data()), size);
+    const auto value = [&](int64_t i) { return static_cast<char>(7 * i + round + i / 4096); };
+    for (int64_t i = 0; first && i < size; ++i) memory->data()[i] = value(i);
+    if (first) memory->seal();
+    node.barrier();
+    if (!first) memory->seal();
+    for (int64_t i = 0; i < size; ++i)
+      check<DistError>(memory->data()[i] == value(i), "node_memory: byte {} of {}", i, size);
+    before = std::move(memory);  // frees the one of the round before
+  }
+}
+
 void mpi_test_groups(Collectives& world, int on_node) {
   const int n = world.size(), rank = world.rank(), first = rank / on_node * on_node;
   Collectives &node = world.node(), &cross = world.cross();
@@ -159,6 +182,7 @@ void mpi_test_groups(Collectives& world, int on_node) {
   check<DistError>(x == here, "sum in the node {}", x);
   cross.all_reduce_sum(&x, 1);
   if (n % on_node == 0) check<DistError>(x == static_cast<float>((1 << n) - 1), "sum of all {}", x);
+  mpi_test_node_memory(node, 1'000'003);
   mpi_test_slices(node, 1009);
   mpi_test_slices(cross, 1009);
   mpi_test_pending(node);
@@ -301,6 +325,17 @@ void mpi_test_run(const std::string& scenario, Collectives& world) {
     world.set_phase("step 9", 60);
     std::vector<double> x(5, 1.0);
     world.all_reduce_sum(x.data(), last ? 4 : 5);
+  } else if (scenario == "node_memory_huge") {
+    world.set_phase("step 13", 60);
+    world.node().node_memory(int64_t{1} << 50);
+  } else if (scenario == "node_memory_write") {
+    world.set_phase("step 14", 60);
+    const auto memory = world.node().node_memory(100);
+    if (world.rank() == 0) memory->seal();
+    world.barrier();
+    if (world.rank() != 0) memory->seal();
+    if (last) memory->data()[99] = 1;
+    world.barrier();
   } else if (scenario == "groups") {
     mpi_test_groups(world, 2);
   } else if (scenario == "pending_slices") {  // noticed where the operation is waited for

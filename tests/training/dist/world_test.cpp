@@ -69,6 +69,19 @@ TEST(SingleWorldTest, ScatterSumAddsOntoWhatIsThere) {
       DistError);
 }
 
+TEST(SingleWorldTest, NodeMemoryIsWholePagesThatAreSealed) {
+  const auto world = make_single();
+  const auto memory = world->node().node_memory(5000);
+  EXPECT_EQ(memory->bytes(), 5000);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(memory->data()) % 64, 0U);
+  std::fill_n(memory->data(), 5000, 'x');
+  memory->seal();
+  EXPECT_EQ(memory->data()[4999], 'x');
+  EXPECT_DEATH(memory->data()[4999] = 'y', "");
+  EXPECT_EQ(world->node_memory(0)->bytes(), 0);
+  EXPECT_THROW(world->node_memory(-1), DistError);
+}
+
 TEST(SingleWorldTest, EvenSlicesCoverTheWhole) {
   EXPECT_EQ(even_slices(7, 3), (Slices{0, 3, 5, 7}));
   EXPECT_EQ(even_slices(1, 3), (Slices{0, 1, 1, 1}));
@@ -175,6 +188,20 @@ TEST(WorldFaultTest, DifferentCollectivesAreAnErrorNotGarbage) {
   EXPECT_THAT(run.output, HasSubstr("phase 'step 7': the ranks are in different collectives"));
   EXPECT_LT(run.seconds, 20);
   EXPECT_EQ(run_mpi("unequal", 2).code, 1);
+}
+
+TEST(WorldFaultTest, NodeMemoryThatTheNodeLacksIsAnError) {
+  const MpiRun run = run_mpi("node_memory_huge", 2);
+  EXPECT_EQ(run.code, 1) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("node group: node_memory, phase 'step 13': "
+                                    "MPI_Win_allocate_shared of 11258999068"));
+  EXPECT_LT(run.seconds, 20);
+}
+
+TEST(WorldFaultTest, WritingToSealedNodeMemoryEndsAll) {
+  const MpiRun run = run_mpi("node_memory_write", 2);
+  EXPECT_NE(run.code, 0) << run.output;
+  EXPECT_THAT(run.output, HasSubstr("ignal 11"));
 }
 
 TEST(WorldFaultTest, PendingOperationsNoticeOtherSlicesAndTheDeadline) {
