@@ -120,16 +120,11 @@ struct Integers {
   }
 };
 
-/// One row reads two streams of weights, so that one sum does not wait for the other.
-void bf16(const PackedKernelArgs& a) {
-  if (a.M == 1) return all_tiles<Bf16Tile, Widened, 1, 2>(a);
-  all_tiles<Bf16Tile, Widened, 4, 1>(a);
-}
-
 }  // namespace
 
 PackedKernels avx2() {
-  return {bf16, all_tiles<Int8Tile, Integers, 4, 1>, all_tiles<Int4Tile, Integers, 4, 1>, true};
+  return {all_tiles<Bf16Tile, Widened, 4, 1, 2>, all_tiles<Int8Tile, Integers, 4, 1, 2>,
+          all_tiles<Int4Tile, Integers, 4, 1, 2>, true};
 }
 
 }  // namespace euromodal::packed

@@ -35,7 +35,7 @@ struct Widened {
 
 }  // namespace
 
-PackedKernel avx512_bf16_widened() { return all_tiles<Bf16Tile, Widened, 8, 2>; }
+PackedKernel avx512_bf16_widened() { return all_tiles<Bf16Tile, Widened, 8, 2, 4>; }
 
 }  // namespace euromodal::packed
 #endif

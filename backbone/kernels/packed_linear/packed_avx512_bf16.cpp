@@ -27,7 +27,7 @@ struct Pairs {
 
 }  // namespace
 
-PackedKernel avx512_bf16_pairs() { return all_tiles<Bf16Tile, Pairs, 12, 2>; }
+PackedKernel avx512_bf16_pairs() { return all_tiles<Bf16Tile, Pairs, 12, 2, 4>; }
 
 }  // namespace euromodal::packed
 #endif

@@ -95,8 +95,8 @@ struct Integers {
 }  // namespace
 
 PackedKernels portable() {
-  return {all_tiles<Bf16Tile, Widened, 4, 1>, all_tiles<Int8Tile, Integers, 4, 1>,
-          all_tiles<Int4Tile, Integers, 4, 1>, true};
+  return {all_tiles<Bf16Tile, Widened, 4, 1, 2>, all_tiles<Int8Tile, Integers, 4, 1, 2>,
+          all_tiles<Int4Tile, Integers, 4, 1, 2>, true};
 }
 
 }  // namespace euromodal::packed

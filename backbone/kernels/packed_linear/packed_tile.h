@@ -2,6 +2,10 @@
 // outputs whose sums stay in registers. Included once by each file of an instruction set, inside an
 // unnamed namespace there; `V` are its vector operations.
 //
+// Many rows take neighbouring blocks. A single row only waits for memory: its NB blocks lie apart,
+// so that every one of them is a stream that goes on where its last block ended, and each stream
+// is fetched ahead (hardware prefetchers stop at every page).
+//
 // A sum runs over the inputs in their order, whatever the tile: rows do not depend on how many
 // others go with them.
 #pragma once
@@ -15,11 +19,28 @@ namespace euromodal::packed {
 namespace {
 
 constexpr int64_t kLanes = kPackedOutputs;
+constexpr int64_t kAhead = 2048;  // bytes that a stream is fetched ahead
+
+/// Sums of R rows by NB blocks, `apart` blocks from one to the next, to where they belong.
+template <int R, int NB>
+void put_tile(const PackedKernelArgs& a, const float* tile, int64_t row, int64_t block,
+              int64_t apart) {
+  if (apart == 1) return a.store(a.to, tile, row, R, block * kLanes, NB * kLanes);
+  for (int n = 0; n < NB; ++n)  // R is 1
+    a.store(a.to, tile + n * kLanes, row, 1, (block + n * apart) * kLanes, kLanes);
+}
+
+/// `p`, after a stream of a single row was fetched ahead.
+template <int R>
+const uint8_t* fetched(const uint8_t* p) {
+  if constexpr (R == 1) __builtin_prefetch(p + kAhead);
+  return p;
+}
 
 /// V: Sums, zero(), Weight load(p) of 64 bytes (16 outputs, 2 inputs), Input input(row, pair),
 /// add(sums, weight, input), put(sums, float*).
 template <typename V, int R, int NB>
-void bf16_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
+void bf16_tile(const PackedKernelArgs& a, int64_t row, int64_t block, int64_t apart) {
   typename V::Sums sums[R][NB];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
@@ -27,11 +48,12 @@ void bf16_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
     for (int n = 0; n < NB; ++n) sums[r][n] = V::zero();
   const uint8_t* x = a.x + row * a.x_bytes;
   const uint8_t* w = a.weight + block * a.layout.block;
+  const int64_t stream = apart * a.layout.block;
   const int64_t pairs = a.layout.inputs / 2;
   for (int64_t p = 0; p < pairs; ++p) {
     typename V::Weight weight[NB];
 #pragma GCC unroll 4
-    for (int n = 0; n < NB; ++n) weight[n] = V::load(w + n * a.layout.block + p * 64);
+    for (int n = 0; n < NB; ++n) weight[n] = V::load(fetched<R>(w + n * stream + p * 64));
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
       const typename V::Input input = V::input(x + r * a.x_bytes, p);
@@ -44,7 +66,7 @@ void bf16_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int n = 0; n < NB; ++n) V::put(sums[r][n], tile[r] + n * kLanes);
-  a.store(a.to, tile[0], row, R, block * kLanes, NB * kLanes);
+  put_tile<R, NB>(a, tile[0], row, block, apart);
 }
 
 /// V: Sums, Floats, zero(), float_zero(), Codes (16 outputs, 4 inputs), load8(p), load4(p, low,
@@ -52,7 +74,7 @@ void bf16_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
 /// Floats scale(p, group of x), Zeros zeros(p) and constant_zero(z), finish(floats, sums, scale,
 /// x_scale, zeros, x_sum), put(floats, float*). kFour: int4.
 template <typename V, int R, int NB, bool kFour>
-void integer_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
+void integer_tile(const PackedKernelArgs& a, int64_t row, int64_t block, int64_t apart) {
   typename V::Floats floats[R][NB];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
@@ -60,6 +82,7 @@ void integer_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
     for (int n = 0; n < NB; ++n) floats[r][n] = V::float_zero();
   const uint8_t* x = a.x + row * a.x_bytes;
   const uint8_t* w = a.weight + block * a.layout.block;
+  const int64_t stream = apart * a.layout.block;
   const int64_t steps = a.group / (kFour ? 8 : 4);  // of 64 bytes
   for (int64_t g = 0; g < a.layout.groups; ++g) {
     typename V::Sums sums[R][NB];
@@ -73,7 +96,8 @@ void integer_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
       if constexpr (kFour) {
         typename V::Codes low[NB], high[NB];
 #pragma GCC unroll 4
-        for (int n = 0; n < NB; ++n) V::load4(codes + n * a.layout.block + s * 64, low[n], high[n]);
+        for (int n = 0; n < NB; ++n)
+          V::load4(fetched<R>(codes + n * stream + s * 64), low[n], high[n]);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
           const typename V::Input first = V::input(x_group + r * a.x_bytes, 2 * s),
@@ -87,7 +111,7 @@ void integer_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
       } else {
         typename V::Codes all[NB];
 #pragma GCC unroll 4
-        for (int n = 0; n < NB; ++n) all[n] = V::load8(codes + n * a.layout.block + s * 64);
+        for (int n = 0; n < NB; ++n) all[n] = V::load8(fetched<R>(codes + n * stream + s * 64));
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {
           const typename V::Input input = V::input(x_group + r * a.x_bytes, s);
@@ -98,7 +122,7 @@ void integer_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
     }
 #pragma GCC unroll 4
     for (int n = 0; n < NB; ++n) {
-      const uint8_t* head = w + n * a.layout.block;
+      const uint8_t* head = w + n * stream;
       const typename V::Floats scale = V::scale(head + g * kLanes * 2);
       const typename V::Zeros zeros =
           a.asymmetric ? V::zeros(head + a.layout.zeros + g * kLanes, kFour) : V::same_zero(kFour);
@@ -114,25 +138,25 @@ void integer_tile(const PackedKernelArgs& a, int64_t row, int64_t block) {
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 4
     for (int n = 0; n < NB; ++n) V::put(floats[r][n], tile[r] + n * kLanes);
-  a.store(a.to, tile[0], row, R, block * kLanes, NB * kLanes);
+  put_tile<R, NB>(a, tile[0], row, block, apart);
 }
 
 template <typename V, int R, int NB>
 struct Bf16Tile {
-  static void run(const PackedKernelArgs& a, int64_t row, int64_t block) {
-    bf16_tile<V, R, NB>(a, row, block);
+  static void run(const PackedKernelArgs& a, int64_t row, int64_t block, int64_t apart = 1) {
+    bf16_tile<V, R, NB>(a, row, block, apart);
   }
 };
 template <typename V, int R, int NB>
 struct Int8Tile {
-  static void run(const PackedKernelArgs& a, int64_t row, int64_t block) {
-    integer_tile<V, R, NB, false>(a, row, block);
+  static void run(const PackedKernelArgs& a, int64_t row, int64_t block, int64_t apart = 1) {
+    integer_tile<V, R, NB, false>(a, row, block, apart);
   }
 };
 template <typename V, int R, int NB>
 struct Int4Tile {
-  static void run(const PackedKernelArgs& a, int64_t row, int64_t block) {
-    integer_tile<V, R, NB, true>(a, row, block);
+  static void run(const PackedKernelArgs& a, int64_t row, int64_t block, int64_t apart = 1) {
+    integer_tile<V, R, NB, true>(a, row, block, apart);
   }
 };
 
@@ -152,10 +176,15 @@ void all_rows(const PackedKernelArgs& a, int64_t block) {
   rest_rows<Tile, V, R - 1, NB>(a, row, a.M - row, block);
 }
 
-/// Tiles of at most R rows by NB blocks.
-template <template <typename, int, int> typename Tile, typename V, int R, int NB>
+/// Tiles of at most R rows by NB blocks; NS streams for a single row.
+template <template <typename, int, int> typename Tile, typename V, int R, int NB, int NS>
 void all_tiles(const PackedKernelArgs& a) {
   int64_t block = a.begin;
+  if (a.M == 1) {
+    const int64_t apart = (a.end - a.begin) / NS;
+    for (int64_t i = 0; i < apart; ++i) Tile<V, 1, NS>::run(a, 0, block + i, apart);
+    block += NS * apart;
+  }
   for (; block + NB <= a.end; block += NB) all_rows<Tile, V, R, NB>(a, block);
   if constexpr (NB > 1) {
     for (; block < a.end; ++block) all_rows<Tile, V, R, 1>(a, block);
