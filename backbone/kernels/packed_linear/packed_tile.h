@@ -33,7 +33,7 @@ void put_tile(const PackedKernelArgs& a, const float* tile, int64_t row, int64_t
 /// `p`, after a stream of a single row was fetched ahead.
 template <int R>
 const uint8_t* fetched(const uint8_t* p) {
-  if constexpr (R == 1) __builtin_prefetch(p + kAhead);
+  if constexpr (R == 1 || R == 8) __builtin_prefetch(p + kAhead);
   return p;
 }
 
@@ -184,6 +184,11 @@ void all_tiles(const PackedKernelArgs& a) {
     const int64_t apart = (a.end - a.begin) / NS;
     for (int64_t i = 0; i < apart; ++i) Tile<V, 1, NS>::run(a, 0, block + i, apart);
     block += NS * apart;
+  }
+  if constexpr (R < 8 && NS == 4) {  // a batch of 8 reads the weights once
+    if (a.M > R && a.M <= 8) {
+      for (; block < a.end; ++block) all_rows<Tile, V, 8, 1>(a, block);
+    }
   }
   for (; block + NB <= a.end; block += NB) all_rows<Tile, V, R, NB>(a, block);
   if constexpr (NB > 1) {
