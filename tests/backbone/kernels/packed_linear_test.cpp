@@ -33,8 +33,14 @@ std::vector<PackedForm> integer_forms() {
   return out;
 }
 
-constexpr std::array<std::array<int64_t, 3>, 6> kSizes = {
-    {{1, 256, 64}, {3, 31, 5}, {13, 129, 33}, {26, 192, 50}, {1, 1, 1}, {0, 32, 16}}};
+constexpr std::array<std::array<int64_t, 3>, 8> kSizes = {{{1, 256, 64},
+                                                           {3, 31, 5},
+                                                           {13, 129, 33},
+                                                           {26, 192, 50},
+                                                           {1, 1, 1},
+                                                           {0, 32, 16},
+                                                           {7, 160, 40},
+                                                           {8, 257, 72}}};
 
 TEST(PackedLinearTest, IntegersAreTheReferenceBitForBit) {
   for (const PackedForm& form : integer_forms()) {
