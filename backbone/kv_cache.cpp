@@ -1,62 +1,143 @@
-// kv_cache.cpp — see kv_cache.h. One buffer a layer, doubled when full, so that appending costs
-// what is appended.
+// kv_cache.cpp — see kv_cache.h. A page holds all layers, megabytes in a real model, so that it
+// lies in huge pages of the machine; a buffer off the CPU doubles when full.
 #include "backbone/kv_cache.h"
 
-#include <ATen/ATen.h>
+#include <algorithm>
+#include <cstdlib>
 
+#include <ATen/ATen.h>
+#include <sys/mman.h>
+
+#include "backbone/kernels/decode_attention/kv_rows.h"
 #include "core/error.h"
 
 namespace euromodal {
 
+namespace {
+
+std::shared_ptr<uint8_t> new_page(const KvLayout& layout) {
+  constexpr size_t kHuge = size_t{2} << 20, kLine = 64;
+  const auto bytes = static_cast<size_t>(layout.page_bytes());
+  void* data = nullptr;
+  check(::posix_memalign(&data, bytes >= kHuge ? kHuge : kLine, bytes) == 0,
+        "no memory for {} more bytes of keys and values; shorten the prompt or lower "
+        "--max-new-tokens",
+        bytes);
+  if (bytes >= kHuge) ::madvise(data, bytes / kHuge * kHuge, MADV_HUGEPAGE);  // a wish
+  return {static_cast<uint8_t*>(data), [](uint8_t* page) { std::free(page); }};
+}
+
+}  // namespace
+
+KvLayout kv_layout(int64_t num_layers, int64_t num_kv_heads, int64_t head_dim, at::ScalarType dtype,
+                   bool int8) {
+  return {int8 ? KvType::kInt8 : kv_type_of(dtype), num_layers, num_kv_heads, head_dim};
+}
+
 KvCache::KvCache(int64_t num_layers, int64_t num_kv_heads, int64_t head_dim,
-                 const at::TensorOptions& options)
-    : layers_(static_cast<size_t>(num_layers)) {
-  for (Layer& layer : layers_) {
-    layer.k_LKN = at::empty({0, num_kv_heads, head_dim}, options.requires_grad(false));
-    layer.v_LKN = at::empty({0, num_kv_heads, head_dim}, options.requires_grad(false));
+                 const at::TensorOptions& options, bool int8)
+    : options_(options.requires_grad(false)),
+      paged_(options.device().is_cpu()),
+      lengths_(static_cast<size_t>(num_layers), 0) {
+  check(paged_ || !int8, "an int8 cache of keys and values needs --device cpu, got {}",
+        options.device().str());
+  const at::ScalarType dtype = c10::typeMetaToScalarType(options.dtype());
+  if (paged_) {
+    layout_ = kv_layout(num_layers, num_kv_heads, head_dim, dtype, int8);
+    return;
+  }
+  for (int64_t layer = 0; layer < num_layers; ++layer)
+    buffers_.emplace_back(at::empty({0, num_kv_heads, head_dim}, options_),
+                          at::empty({0, num_kv_heads, head_dim}, options_));
+}
+
+/// Positions [begin, end) of all layers lie in pages that nobody else reads.
+void KvCache::make_room(int64_t begin, int64_t end) {
+  for (auto p = static_cast<size_t>(begin / kPagePositions); p < static_cast<size_t>(kv_pages(end));
+       ++p) {
+    if (p == held_.size()) {
+      held_.push_back(new_page(layout_));
+    } else if (held_[p].use_count() > 1) {
+      std::shared_ptr<uint8_t> page = new_page(layout_);
+      const int64_t longest = *std::max_element(lengths_.begin(), lengths_.end()),
+                    used = longest - static_cast<int64_t>(p) * kPagePositions;
+      copy_kv_page(layout_, held_[p].get(), page.get(),
+                   std::clamp<int64_t>(used, 0, kPagePositions));
+      held_[p] = std::move(page);
+    } else {
+      continue;
+    }
+    reads_.resize(held_.size());
+    reads_[p] = held_[p].get();
   }
 }
 
-std::pair<at::Tensor, at::Tensor> KvCache::append(int64_t index, const at::Tensor& k_TKN,
-                                                  const at::Tensor& v_TKN) {
-  Layer& layer = layers_.at(static_cast<size_t>(index));
-  const int64_t added = k_TKN.size(0), length = layer.length + added,
-                capacity = layer.k_LKN.size(0);
-  if (length > capacity) {
-    const int64_t room = std::max({length, 2 * capacity, int64_t{64}});
-    for (at::Tensor* buffer : {&layer.k_LKN, &layer.v_LKN}) {
-      at::Tensor grown = at::empty({room, buffer->size(1), buffer->size(2)}, k_TKN.options());
-      grown.narrow(0, 0, layer.length).copy_(buffer->narrow(0, 0, layer.length));
-      *buffer = std::move(grown);
-    }
+void KvCache::grow(size_t layer, int64_t length) {
+  for (at::Tensor* buffer : {&buffers_[layer].first, &buffers_[layer].second}) {
+    const int64_t room = std::max({length, 2 * buffer->size(0), int64_t{64}});
+    at::Tensor grown = at::empty({room, buffer->size(1), buffer->size(2)}, options_);
+    grown.narrow(0, 0, lengths_[layer]).copy_(buffer->narrow(0, 0, lengths_[layer]));
+    *buffer = std::move(grown);
   }
-  layer.k_LKN.narrow(0, layer.length, added).copy_(k_TKN);
-  layer.v_LKN.narrow(0, layer.length, added).copy_(v_TKN);
-  layer.length = length;
-  return this->layer(index);
+}
+
+void KvCache::append(int64_t index, const at::Tensor& k_TKN, const at::Tensor& v_TKN) {
+  const auto layer = static_cast<size_t>(index);
+  const int64_t begin = length(index), end = begin + k_TKN.size(0);
+  if (paged_) {
+    make_room(begin, end);
+    std::vector<uint8_t*> pages;
+    for (const auto& page : held_) pages.push_back(page.get());
+    store_kv_rows(layout_, index, pages, begin, k_TKN, v_TKN);
+  } else {
+    if (end > buffers_[layer].first.size(0)) grow(layer, end);
+    buffers_[layer].first.narrow(0, begin, end - begin).copy_(k_TKN);
+    buffers_[layer].second.narrow(0, begin, end - begin).copy_(v_TKN);
+  }
+  lengths_[layer] = end;
 }
 
 std::pair<at::Tensor, at::Tensor> KvCache::layer(int64_t index) const {
-  const Layer& layer = layers_.at(static_cast<size_t>(index));
-  return {layer.k_LKN.narrow(0, 0, layer.length), layer.v_LKN.narrow(0, 0, layer.length)};
+  const int64_t positions = length(index);
+  if (paged_)
+    return load_kv_rows(layout_, index, reads_, positions,
+                        c10::typeMetaToScalarType(options_.dtype()));
+  const auto& [k, v] = buffers_[static_cast<size_t>(index)];
+  return {k.narrow(0, 0, positions), v.narrow(0, 0, positions)};
 }
 
-int64_t KvCache::length() const { return layers_.empty() ? 0 : layers_.back().length; }
-
 void KvCache::truncate(int64_t length) {
-  for (Layer& layer : layers_) {
-    check(length >= 0 && length <= layer.length, "KvCache: cannot cut {} positions to {}",
-          layer.length, length);
-    layer.length = length;
+  for (int64_t& layer : lengths_) {
+    check(length >= 0 && length <= layer, "KvCache: cannot cut {} positions to {}", layer, length);
+    layer = length;
+  }
+  const auto pages = static_cast<size_t>(kv_pages(length));
+  if (held_.size() > pages) {
+    held_.resize(pages);
+    reads_.resize(pages);
   }
 }
 
 KvCache KvCache::clone() const {
-  KvCache out = *this;
-  for (Layer& layer : out.layers_) {
-    layer.k_LKN = layer.k_LKN.clone();
-    layer.v_LKN = layer.v_LKN.clone();
-  }
+  KvCache out(0, layout_.kv_heads, layout_.head_dim, options_);
+  out.layout_ = layout_;
+  out.lengths_ = lengths_;
+  out.held_ = held_;
+  out.reads_ = reads_;
+  for (const auto& [k, v] : buffers_) out.buffers_.emplace_back(k.clone(), v.clone());
+  return out;
+}
+
+int64_t KvCache::own_bytes() const {
+  int64_t out = 0;
+  for (const auto& page : held_) out += page.use_count() == 1 ? layout_.page_bytes() : 0;
+  for (const auto& [k, v] : buffers_) out += static_cast<int64_t>(k.nbytes() + v.nbytes());
+  return out;
+}
+
+int64_t KvCache::shared_bytes() const {
+  int64_t out = 0;
+  for (const auto& page : held_) out += page.use_count() > 1 ? layout_.page_bytes() : 0;
   return out;
 }
 

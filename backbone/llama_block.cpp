@@ -5,7 +5,9 @@
 
 #include <ATen/ATen.h>
 
+#include "backbone/kernels/decode_attention/decode_attention.h"
 #include "backbone/kernels/ops.h"
+#include "core/error.h"
 
 namespace euromodal {
 
@@ -108,16 +110,25 @@ LlamaCachedPass::LlamaCachedPass(LlamaPassShared shared, std::vector<KvCache*> c
     : LlamaPass(std::move(shared)), caches_(std::move(caches)) {}
 
 at::Tensor LlamaCachedPass::mix(int64_t block, const Heads& heads) const {
-  std::vector<at::Tensor> mixed_LHN;
+  const at::Tensor out_THN = at::empty(heads.q_THN.sizes(), heads.q_THN.options());
+  std::vector<DecodeSequence> decoding;
   for (int64_t s = 0; s < rows().count(); ++s) {
-    const auto part = [&](const at::Tensor& x) {
-      return x.narrow(0, rows().begin(s), rows().length(s));
-    };
-    const auto [k_LKN, v_LKN] =
-        caches_[static_cast<size_t>(s)]->append(block, part(heads.k_TKN), part(heads.v_TKN));
-    mixed_LHN.push_back(attention_cached(part(heads.q_THN), k_LKN, v_LKN, scale()));
+    const int64_t begin = rows().begin(s), count = rows().length(s);
+    const auto part = [&](const at::Tensor& x) { return x.narrow(0, begin, count); };
+    KvCache& cache = *caches_[static_cast<size_t>(s)];
+    cache.append(block, part(heads.k_TKN), part(heads.v_TKN));
+    if (cache.paged() && count <= kDecodeRows) {
+      check(cache.layout() == caches_.front()->layout(),
+            "forward_cached: caches of one pass store keys and values in different forms");
+      decoding.push_back({cache.pages(), cache.length(block), begin, count});
+      continue;
+    }
+    const auto [k_LKN, v_LKN] = cache.layer(block);
+    part(out_THN).copy_(attention_cached(part(heads.q_THN), k_LKN, v_LKN, scale()));
   }
-  return mixed_LHN.size() == 1 ? mixed_LHN[0] : at::cat(mixed_LHN, 0);
+  if (!decoding.empty())
+    decode_attention(heads.q_THN, caches_.front()->layout(), block, decoding, scale(), out_THN);
+  return out_THN;
 }
 
 }  // namespace euromodal
