@@ -85,7 +85,12 @@ std::vector<int64_t> llama_ids(const JsonView& json, const char* key) {
 std::optional<PackedForm> llama_packed(const JsonView& json) {
   if (!json.has("quantization_config")) return std::nullopt;
   const JsonView how = json.object("quantization_config");
-  if (how.str("quant_method", "") != kPackedMethod) return std::nullopt;
+  const std::string method = how.str("quant_method", "");
+  check<ConfigError>(
+      method == kPackedMethod,
+      "{}: quant_method \"{}\" cannot be read, only \"{}\" (euromodal quantize); take "
+      "the model's folder without quantisation",
+      how.what(), method, kPackedMethod);
   try {
     return parse_packed_form(how.str("weights", ""));
   } catch (const Error& error) {

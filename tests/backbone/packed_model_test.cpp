@@ -10,6 +10,7 @@
 #include "backbone/kernels/packed_linear/packed_weight.h"
 #include "backbone/lora.h"
 #include "core/files.h"
+#include "core/json.h"
 #include "tests/support/gradcheck.h"
 #include "tests/support/small_llama.h"
 #include "tests/support/temp.h"
@@ -159,6 +160,11 @@ TEST(PackedModelTest, DamagedFoldersAreErrors) {
   with("int4-g32");  // other sizes
   EXPECT_TRUE((throws_with<CheckpointError>([&] { load_text_model(dir / "packed", std::nullopt); },
                                             {"q_proj.weight.packed", "shape"})));
+  Json other = Json::parse(config);
+  other["quantization_config"]["quant_method"] = "awq";
+  write_text_atomic(dir / "packed" / "config.json", other.dump());
+  EXPECT_TRUE((throws_with<ConfigError>([&] { load_text_model(dir / "packed", std::nullopt); },
+                                        {"quant_method", "awq", "euromodal quantize"})));
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
-// decode_portable.cpp — for every CPU: GCC's vectors of 16 lanes, which the compiler cuts to what
-// the machine has (SSE2, NEON).
+// decode_portable.cpp — for every CPU: GCC's vectors of four lanes (SSE2, NEON).
 #include <bit>
 #include <cstring>
 
@@ -12,72 +11,106 @@ static_assert(std::endian::native == std::endian::little, "bf16 is widened as li
 namespace euromodal::decode {
 namespace {
 
-typedef float Floats16 __attribute__((vector_size(64)));
-typedef int32_t Ints16 __attribute__((vector_size(64)));
-typedef uint32_t Words16 __attribute__((vector_size(64)));
+// Four vectors of the width that SSE2 and NEON have: GCC keeps these in registers, but not a vector
+// of 64 bytes.
+typedef float Floats4 __attribute__((vector_size(16)));
+typedef int32_t Ints4 __attribute__((vector_size(16)));
+typedef uint32_t Words4 __attribute__((vector_size(16)));
+struct Floats16 {
+  Floats4 a, b, c, d;
+};
+
+template <typename F>
+Floats16 each(F&& f, const auto&... x) {
+  return {f(x.a...), f(x.b...), f(x.c...), f(x.d...)};
+}
+
+template <KvType T>
+Floats4 load_four(const uint8_t* p) {
+  Floats4 out;
+  if constexpr (T == KvType::kF32) {
+    std::memcpy(&out, p, sizeof(out));
+  } else if constexpr (T == KvType::kBf16) {
+    typedef uint16_t Halves __attribute__((vector_size(8)));
+    Halves halves;
+    std::memcpy(&halves, p, sizeof(halves));
+    out = std::bit_cast<Floats4>(__builtin_convertvector(halves, Words4) << 16);
+  } else if constexpr (T == KvType::kF16) {
+    for (int i = 0; i < 4; ++i) {
+      uint16_t bits;
+      std::memcpy(&bits, p + 2 * i, 2);
+      out[i] = c10::detail::fp16_ieee_to_fp32_value(bits);
+    }
+  } else {
+    typedef int8_t Codes __attribute__((vector_size(4)));
+    Codes codes;
+    std::memcpy(&codes, p, sizeof(codes));
+    out = __builtin_convertvector(__builtin_convertvector(codes, Ints4), Floats4);
+  }
+  return out;
+}
 
 struct Portable {
   using F = Floats16;
-  static constexpr int kRows = 2;
+  static constexpr int kRows = 1;
   static constexpr int columns(int /*rows*/) { return 2; }
 
   template <KvType T>
   static F load(const uint8_t* p) {
-    F out;
-    if constexpr (T == KvType::kF32) {
-      std::memcpy(&out, p, sizeof(out));
-    } else if constexpr (T == KvType::kBf16) {
-      typedef uint16_t Halves __attribute__((vector_size(32)));
-      Halves halves;
-      std::memcpy(&halves, p, sizeof(halves));
-      out = std::bit_cast<F>(__builtin_convertvector(halves, Words16) << 16);
-    } else if constexpr (T == KvType::kF16) {
-      for (int i = 0; i < kLanes; ++i) {
-        uint16_t bits;
-        std::memcpy(&bits, p + 2 * i, 2);
-        out[i] = c10::detail::fp16_ieee_to_fp32_value(bits);
-      }
-    } else {
-      typedef int8_t Codes __attribute__((vector_size(16)));
-      Codes codes;
-      std::memcpy(&codes, p, sizeof(codes));
-      out = __builtin_convertvector(codes, F);
-    }
-    return out;
+    constexpr int64_t kFour = 4 * kv_type_bytes(T);
+    return {load_four<T>(p), load_four<T>(p + kFour), load_four<T>(p + 2 * kFour),
+            load_four<T>(p + 3 * kFour)};
   }
   static void store(float* p, const F& x) { std::memcpy(p, &x, sizeof(x)); }
-  static F set1(float x) { return F{} + x; }
-  static F mul(const F& a, const F& b) { return a * b; }
-  static F add(const F& a, const F& b) { return a + b; }
-  static F max(const F& a, const F& b) { return a > b ? a : b; }
-  static F fma(const F& a, const F& b, const F& c) { return a * b + c; }
+  static F set1(float x) {
+    const Floats4 four = Floats4{} + x;
+    return {four, four, four, four};
+  }
+  static F mul(const F& x, const F& y) {
+    return each([](Floats4 a, Floats4 b) { return a * b; }, x, y);
+  }
+  static F add(const F& x, const F& y) {
+    return each([](Floats4 a, Floats4 b) { return a + b; }, x, y);
+  }
+  static F max(const F& x, const F& y) {
+    return each([](Floats4 a, Floats4 b) { return a > b ? a : b; }, x, y);
+  }
+  static F fma(const F& x, const F& y, const F& z) {
+    return each([](Floats4 a, Floats4 b, Floats4 c) { return a * b + c; }, x, y, z);
+  }
   static float sum(const F& x) {
-    float s[kLanes];
-    std::memcpy(s, &x, sizeof(s));
-    for (int width = kLanes / 2; width > 0; width /= 2)
-      for (int i = 0; i < width; ++i) s[i] += s[i + width];
-    return s[0];
+    const Floats4 s = (x.a + x.c) + (x.b + x.d);
+    return (s[0] + s[2]) + (s[1] + s[3]);
   }
   static float largest(const F& x) {
-    float out = x[0];
-    for (int i = 1; i < kLanes; ++i) out = x[i] > out ? x[i] : out;
+    float s[kLanes], out = x.a[0];
+    store(s, x);
+    for (const float one : s) out = one > out ? one : out;
     return out;
   }
   static F keep(const F& x, int64_t n) {
-    F out = x;
-    for (int64_t i = n < 0 ? 0 : n; i < kLanes; ++i) out[i] = -kInfinity;
+    float s[kLanes];
+    store(s, x);
+    for (int64_t i = n < 0 ? 0 : n; i < kLanes; ++i) s[i] = -kInfinity;
+    F out;
+    std::memcpy(&out, s, sizeof(out));
     return out;
   }
   static F power(const F& y, const F& shifted) {
-    const Ints16 n = (std::bit_cast<Ints16>(shifted) - (0x4B400000 - 127)) << 23;
-    return y * std::bit_cast<F>(n);
+    return each(
+        [](Floats4 a, Floats4 b) {
+          return a * std::bit_cast<Floats4>((std::bit_cast<Ints4>(b) - (0x4B400000 - 127)) << 23);
+        },
+        y, shifted);
   }
-  static F zero_below(const F& y, const F& x, const F& limit) { return x < limit ? F{} : y; }
+  static F zero_below(const F& y, const F& x, const F& limit) {
+    return each([](Floats4 a, Floats4 b, Floats4 c) { return b < c ? Floats4{} : a; }, y, x, limit);
+  }
 
   struct FloatDot {
     using Sum = Floats16;
     static Sum zero() { return Sum{}; }
-    static void add(Sum& sum, const F& key, const F& query) { sum += key * query; }
+    static void add(Sum& sum, const F& key, const F& query) { sum = fma(key, query, sum); }
     static void sum4(const Sum* s, float* to) {
       for (int i = 0; i < 4; ++i) to[i] = sum(s[i]);
     }
