@@ -75,7 +75,7 @@ TEST_F(FaultsTest, WorkThatTakesTooLongIsTheRanksOwnHang) {
   TrainProcess run = start(2, "late", "sounds", {"run.deadlines.data=2", "run.step_deadline_s=30"});
   EXPECT_EQ(run.wait(), 1) << "the two forms exclude each other";
   EXPECT_THAT(run.log(), HasSubstr("give one of the two"));
-  TrainProcess again = start(2, "late", "sounds", {"run.deadlines.data=0.5"});
+  TrainProcess again = start(2, "late", "sounds", {"run.deadlines.data=0.1"});
   EXPECT_EQ(again.wait(), kDeadlineExit) << again.log();
   EXPECT_THAT(again.log(), HasSubstr("phase 'data "));
   EXPECT_THAT(again.log(), HasSubstr("outside any collective: this rank itself hangs"));
