@@ -14,7 +14,7 @@ BatchGradient::BatchGradient(Objective& objective, FlatBuffer& buffer, Collectiv
     : objective_(objective),
       world_(world),
       options_(options),
-      sync_(buffer, world, options.overlap, options.device) {}
+      sync_(buffer, world, options.overlap) {}
 
 BatchSums BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics, bool last) {
   double count = 0.0;

@@ -24,7 +24,6 @@ struct BatchGradientOptions {
   bool deterministic = false;
   bool overlap = true;
   int64_t parts = 1;                    // of a global batch; part p is rank p mod world's
-  DeviceCollectives* device = nullptr;  // of several ranks whose parameters lie on GPUs
 };
 
 class BatchGradient {

@@ -110,10 +110,16 @@ void FlatBuffer::publish(Collectives& world) {
     Slices bytes;
     for (const int64_t offset : bucket.slices)
       bytes.push_back(offset * static_cast<int64_t>(bucket.values.element_size()));
+    if (options_.device != nullptr) {
+      options_.device->all_gather_slices(bucket.values.mutable_data_ptr(), bytes, DeviceType::kU8,
+                                         DeviceGroup::kWorld);
+      continue;
+    }
     pending.push_back(world.start_all_gather_slices(bucket.values.mutable_data_ptr(), bytes));
     for (const auto& operation : pending) operation->test();
   }
   for (const auto& operation : pending) operation->wait();
+  if (options_.device != nullptr) options_.device->join();
 }
 
 at::Tensor FlatBuffer::gather(const OwnedTensor& tensor, Collectives& world) const {
@@ -130,14 +136,13 @@ at::Tensor FlatBuffer::gather(const OwnedTensor& tensor, Collectives& world) con
   Slices bytes;
   for (const int64_t offset : bucket.slices)
     bytes.push_back(4 * std::clamp<int64_t>(offset - slot.offset, 0, slot.count));
-  const int64_t own_begin = std::max<int64_t>(slot.offset - bucket.begin, 0);
-  const char* own =
-      bytes[world.rank()] == bytes[world.rank() + 1]
-          ? nullptr
-          : reinterpret_cast<const char*>(tensor.own.const_data_ptr<float>() + own_begin);
-  at::Tensor whole;
+  const int64_t own_begin = std::max<int64_t>(slot.offset - bucket.begin, 0),
+                own_count = (bytes[world.rank() + 1] - bytes[world.rank()]) / 4;
+  at::Tensor own, whole;
+  if (own_count > 0) own = tensor.own.narrow(0, own_begin, own_count).cpu();
   if (world.rank() == 0) whole = at::empty(slot.shape, at::kFloat);
-  world.gather_slices(own, bytes, whole.defined() ? whole.mutable_data_ptr() : nullptr, 0);
+  world.gather_slices(own.defined() ? own.const_data_ptr() : nullptr, bytes,
+                      whole.defined() ? whole.mutable_data_ptr() : nullptr, 0);
   return whole;
 }
 

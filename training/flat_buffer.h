@@ -16,6 +16,7 @@
 
 #include "backbone/weights/weights.h"
 #include "training/dist/collectives.h"
+#include "training/dist/device_collectives.h"
 #include "training/parameter_groups.h"
 
 namespace euromodal {
@@ -61,6 +62,8 @@ struct FlatOptions {
   int64_t bucket_bytes = 25'000'000;  // of fp32 gradients
   int zero = 0;                       // 0, 1 or 2
   int rank = 0, ranks = 1;
+  /// Of several ranks whose parameters lie on GPUs; outlives the buffer.
+  DeviceCollectives* device = nullptr;
 };
 
 class FlatBuffer {
@@ -90,7 +93,7 @@ class FlatBuffer {
   std::vector<OwnedTensor> master() const;
 
   /// After an update: values take the rounded master values, and every rank gets the slices of the
-  /// others.
+  /// others (on GPUs, the caller's stream does; the host does not wait).
   void publish(Collectives& world);
 
   /// Rank 0: the whole tensor in its shape, gathered from the ranks that own it; else undefined.

@@ -46,14 +46,13 @@ double sync_square_sum(const float* g, int64_t count) {
 
 }  // namespace
 
-GradientSync::GradientSync(FlatBuffer& buffer, Collectives& world, bool overlap,
-                           DeviceCollectives* device)
+GradientSync::GradientSync(FlatBuffer& buffer, Collectives& world, bool overlap)
     : buffer_(&buffer),
       world_(&world),
-      device_(device),
+      device_(buffer.options().device),
       overlap_(overlap && world.size() > 1),
       free_local_(buffer.options().zero == 2 && world.size() > 1) {
-  check(!buffer.on_cuda() || world.size() == 1 || device != nullptr,
+  check(!buffer.on_cuda() || world.size() == 1 || device_ != nullptr,
         "gradients on GPUs of {} ranks need device collectives", world.size());
   const auto buckets = static_cast<int64_t>(buffer.buckets().size());
   for (FlatBucket& bucket : buffer.buckets()) lanes_.push_back({.bucket = &bucket});
@@ -220,14 +219,7 @@ void GradientSync::issue(Lane& lane) {
   const int ranks = contributors_[round_];
   if (world_->rank() < ranks && !lane.local.defined()) lane.local = hold(bucket.count);
   lane.sent = true;
-  if (buffer_->on_cuda()) {
-    if (!lane.local.defined()) lane.local = hold(bucket.count);
-    lane.result = lane.local;
-    if (device_ != nullptr)
-      device_->all_reduce_sum(lane.local.mutable_data_ptr(), bucket.count, DeviceType::kF32,
-                              DeviceGroup::kWorld);
-    return;
-  }
+  if (device_ != nullptr || buffer_->on_cuda()) return queue_on_device(lane);
   if (!bucket.sharded && one_round() && ranks == world_->size()) {
     lane.result = lane.local;
     lane.pending = world_->start_all_reduce_sum(lane.local.mutable_data_ptr<float>(), bucket.count);
@@ -246,6 +238,37 @@ void GradientSync::issue(Lane& lane) {
          .ranks = ranks});
   }
   in_flight_.push_back(&lane);
+}
+
+void GradientSync::queue_on_device(Lane& lane) {
+  const FlatBucket& bucket = *lane.bucket;
+  if (!lane.local.defined()) lane.local = hold(bucket.count);
+  if (!bucket.sharded) {
+    lane.result = lane.local;
+    if (device_ != nullptr)
+      device_->all_reduce_sum(lane.local.mutable_data_ptr(), bucket.count, DeviceType::kF32,
+                              DeviceGroup::kWorld);
+    return;
+  }
+  release_queued();
+  const int64_t begin = bucket.slices[world_->rank()],
+                own = bucket.slices[world_->rank() + 1] - begin;
+  lane.apart = free_local_;
+  lane.shard = lane.apart ? hold(own) : lane.local.narrow(0, begin, own);
+  lane.result = lane.shard;
+  device_->reduce_scatter_slices(lane.local.const_data_ptr(), bucket.slices,
+                                 lane.shard.mutable_data_ptr(), DeviceType::kF32,
+                                 DeviceGroup::kWorld);
+  if (free_local_) queued_.push_back(&lane);
+}
+
+// Memory goes back to the stream that computes, so that stream must stand behind the sums that read
+// it. It is made to when the next bucket is complete: till then they had time.
+void GradientSync::release_queued() {
+  if (queued_.empty()) return;
+  device_->join();
+  for (Lane* lane : queued_) drop(lane->local);
+  queued_.clear();
 }
 
 void GradientSync::poll() {
@@ -297,6 +320,7 @@ void GradientSync::finish() {
   }
   for (const auto& operation : pending) operation->wait();
   if (device_ != nullptr) device_->join();
+  release_queued();
   for (Lane& lane : lanes_) {
     if (lane.alias) {
       lane.bucket->gradient.add_(lane.result);
@@ -319,32 +343,38 @@ void GradientSync::finish() {
   order_learned_ = true;
 }
 
-// Every rank has the whole sum: each tensor's squares, then one transfer.
+// Each rank its slices, as below: each tensor's squares, then one transfer.
 GradientNorms GradientSync::device_norms() {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> squares;
+  std::vector<size_t> group_of;
+  GradientNorms out;
   for (const FlatSlot& slot : buffer_->slots()) {
-    const at::Tensor gradient =
-        buffer_->buckets()[slot.bucket].gradient.narrow(0, slot.offset, slot.count);
+    const FlatBucket& bucket = buffer_->buckets()[slot.bucket];
+    const auto group = static_cast<size_t>(slot.group);
+    out.groups.resize(std::max(out.groups.size(), group + 1), 0.0);
+    const int64_t begin = std::max(bucket.slices[world_->rank()], slot.offset),
+                  end = std::min(bucket.slices[world_->rank() + 1], slot.offset + slot.count);
+    if (begin >= end) continue;
+    const at::Tensor gradient = bucket.gradient.narrow(0, begin - bucket.begin, end - begin);
     squares.push_back(
         at::linalg_vector_norm(gradient, 2, std::nullopt, false, at::kDouble).square());
+    group_of.push_back(group);
   }
-  GradientNorms out;
-  if (squares.empty()) return out;
-  const at::Tensor all = at::stack(squares).cpu();
-  for (size_t s = 0; s < squares.size(); ++s) {
-    const auto group = static_cast<size_t>(buffer_->slots()[s].group);
-    out.groups.resize(std::max(out.groups.size(), group + 1), 0.0);
-    out.groups[group] += all.const_data_ptr<double>()[s];
-    out.total += all.const_data_ptr<double>()[s];
+  if (!squares.empty()) {
+    const at::Tensor all = at::stack(squares).cpu();
+    for (size_t s = 0; s < squares.size(); ++s)
+      out.groups[group_of[s]] += all.const_data_ptr<double>()[s];
   }
+  world_->all_reduce_sum(out.groups.data(), static_cast<int64_t>(out.groups.size()));
+  for (const double group : out.groups) out.total += group;
   out.total = std::sqrt(out.total);
   for (double& group : out.groups) group = std::sqrt(group);
   return out;
 }
 
 GradientNorms GradientSync::norms() {
-  if (buffer_->on_cuda()) return device_norms();
+  if (device_ != nullptr || buffer_->on_cuda()) return device_norms();
   std::vector<double> sums(static_cast<size_t>(blocks_), 0.0);
   for (const FlatBucket& bucket : buffer_->buckets()) {
     // Each rank sums its slice, also of a bucket that every rank holds.

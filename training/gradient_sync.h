@@ -17,8 +17,9 @@
 // until they are sent, and at most kBucketsInFlight buckets are on their way. (With several
 // micro-batches in a round the buckets that they touch are held between them.)
 //
-// On GPUs: buckets lie there, one round, ZeRO-0; sums are queued on the stream of the device
-// collectives and the host does not wait for them.
+// On GPUs: buckets lie there, one round; sums are queued on the stream of the buffer's device
+// collectives and the host does not wait for them. Their order is that of NCCL, which may not be
+// the same with and without ZeRO.
 #pragma once
 #include <cstdint>
 #include <deque>
@@ -32,7 +33,6 @@
 #include <ATen/core/Tensor.h>
 
 #include "training/dist/collectives.h"
-#include "training/dist/device_collectives.h"
 #include "training/flat_buffer.h"
 
 namespace torch::autograd {
@@ -53,9 +53,7 @@ class GradientSync {
 
   /// Takes over the gradients of the buffer's parameters: their grad() stays undefined. Both
   /// outlive this object.
-  /// `device`: sums over ranks where the parameters lie on GPUs; may be null with one rank.
-  GradientSync(FlatBuffer& buffer, Collectives& world, bool overlap,
-               DeviceCollectives* device = nullptr);
+  GradientSync(FlatBuffer& buffer, Collectives& world, bool overlap);
   ~GradientSync();
   GradientSync(const GradientSync&) = delete;
   GradientSync& operator=(const GradientSync&) = delete;
@@ -108,6 +106,8 @@ class GradientSync {
   void learn();
   void advance();
   void issue(Lane& lane);
+  void queue_on_device(Lane& lane);
+  void release_queued();
   GradientNorms device_norms();
   void poll();
   void complete(Lane& lane);
@@ -117,7 +117,7 @@ class GradientSync {
 
   FlatBuffer* buffer_;
   Collectives* world_;
-  DeviceCollectives* device_;
+  DeviceCollectives* device_;  // the buffer's: several ranks on GPUs
   bool overlap_, free_local_;
   std::vector<Lane> lanes_;
   std::vector<Handle> handles_;
@@ -132,6 +132,7 @@ class GradientSync {
   std::vector<int> contributors_;
   size_t round_ = 0;
   std::deque<Lane*> in_flight_;
+  std::vector<Lane*> queued_;  // on the device, whose addends a sum may still read
   int64_t held_ = 0, peak_ = 0, overlapped_ = 0;
   std::thread::id owner_ = std::this_thread::get_id();  // MPI is for this thread alone
   std::mutex mutex_;  // backward on a device runs on that device's thread

@@ -63,9 +63,6 @@ TrainOptions TrainOptions::parse(const Config& config) {
                        parallel.where("shard_frozen"), out.device);
   }
 
-  check<ConfigError>(out.device == "cpu" || out.zero == 0,
-                     "{}: on {} gradients and optimiser state are whole on every rank (0)",
-                     config.where("parallel"), out.device);
   out.trainable = config.strs("trainable");
   out.clip_norm = config.f64("clip_norm", 0.0);
   check<ConfigError>(out.clip_norm >= 0.0, "{}: expected 0 (off) or more, got {}",

@@ -80,7 +80,8 @@ class Trainer {
     const FlatOptions layout{.bucket_bytes = static_cast<int64_t>(options_.bucket_mb * 1e6),
                              .zero = options_.zero,
                              .rank = world.rank(),
-                             .ranks = world.size()};
+                             .ranks = world.size(),
+                             .device = device_collectives_.get()};
     buffer_ = std::make_unique<FlatBuffer>(trainable_, group_of, groups_,
                                            objective_->make_aliases(), layout);
     optimizer_ = std::make_unique<Optimizer>(*buffer_, groups_, options_.deterministic);
@@ -251,8 +252,7 @@ class Trainer {
     BatchGradient gradient(*objective_, *buffer_, world_,
                            {.deterministic = options_.deterministic,
                             .overlap = options_.overlap,
-                            .parts = options_.loader.parts,
-                            .device = device_collectives_.get()});
+                            .parts = options_.loader.parts});
     const int64_t bytes = state_bytes(parts());
     RunLog log(world_, folder_.get(),
                {.first_step = first_step_,

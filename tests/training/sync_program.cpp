@@ -14,6 +14,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "core/log.h"
+#include "tests/training/host_device_collectives.h"
 #include "tests/training/tiny_world.h"
 #include "training/batch_gradient.h"
 #include "training/objective.h"
@@ -26,12 +27,17 @@ struct Variant {
   bool overlap = false;
   int zero = 0;
   int64_t bucket_bytes = 25'000'000;
+  bool device = false;  // through the interface that GPUs have; fast mode alone
 };
 
 // Against the reference: no overlap, ZeRO 0, one bucket a group.
 constexpr Variant kVariants[] = {{false, 0, 400}, {true, 0, 400},   {true, 0, 25'000'000},
                                  {true, 1, 400},  {false, 1, 9000}, {true, 2, 400},
                                  {true, 2, 9000}};
+// Its sums are in rank order too (host_device_collectives.h), its norms are summed otherwise.
+constexpr Variant kDeviceVariants[] = {{false, 0, 400, true},  {true, 0, 9000, true},
+                                       {true, 1, 400, true},   {true, 1, 25'000'000, true},
+                                       {false, 2, 9000, true}, {true, 2, 400, true}};
 
 struct Gradient {  // on rank 0
   std::vector<at::Tensor> slots;
@@ -136,10 +142,12 @@ class SyncCase {
   }
 
   Gradient run(Collectives& world, const Variant& variant) {
+    HostDeviceCollectives device(world);
     const FlatOptions layout{.bucket_bytes = variant.bucket_bytes,
                              .zero = variant.zero,
                              .rank = world.rank(),
-                             .ranks = world.size()};
+                             .ranks = world.size(),
+                             .device = variant.device ? &device : nullptr};
     FlatBuffer buffer(trainable_, assign_groups(trainable_, groups_), groups_, aliases_, layout);
     BatchGradient gradient(*objective_, buffer, world,
                            {.deterministic = deterministic_,
@@ -244,6 +252,16 @@ void sync_objectives(Collectives& world) {
       }
       check(world.size() == 1 || overlapped > 0, "{}: no bucket left before backward was over",
             name);
+      if (deterministic) continue;
+      for (const Variant& variant : kDeviceVariants) {
+        Gradient got = test.run(world, variant);
+        const std::string what = fmt::format("{} on devices, zero={} bucket={} overlap={}", name,
+                                             variant.zero, variant.bucket_bytes, variant.overlap);
+        check(std::abs(got.norm - expected.norm) <= 1e-6 * expected.norm, "{}: norm {}, not {}",
+              what, got.norm, expected.norm);
+        got.norm = expected.norm;
+        if (world.rank() == 0) sync_compare(test, got, expected, what);
+      }
     }
   }
 }
@@ -332,14 +350,19 @@ void sync_late(Collectives& world) {
 void sync_memory(Collectives& world) {
   world.set_phase("memory", 60.0);
   constexpr int64_t kLayers = 24, kWidth = 64, kBucket = kWidth * kWidth;
-  const auto peak = [&](int zero, GroupOptions::Type type) {
+  at::Tensor values;  // after three steps of AdamW, the same whatever stage and interface
+  HostDeviceCollectives device(world);
+  const auto peak = [&](int zero, GroupOptions::Type type, bool on_device) {
     std::vector<NamedTensor> layers;
     for (int64_t i = 0; i < kLayers; ++i)
       layers.push_back({fmt::format("layer{}", i), at::eye(kWidth).mul(0.9)});
     const std::vector<GroupOptions> groups = {sync_group(type)};
-    FlatBuffer buffer(
-        layers, std::vector<int64_t>(kLayers, 0), groups, {},
-        {.bucket_bytes = 4 * kBucket, .zero = zero, .rank = world.rank(), .ranks = world.size()});
+    FlatBuffer buffer(layers, std::vector<int64_t>(kLayers, 0), groups, {},
+                      {.bucket_bytes = 4 * kBucket,
+                       .zero = zero,
+                       .rank = world.rank(),
+                       .ranks = world.size(),
+                       .device = on_device ? &device : nullptr});
     check(buffer.buckets().size() == kLayers, "{} buckets", buffer.buckets().size());
     GradientSync sync(buffer, world, true);
     Optimizer optimizer(buffer, groups, false);
@@ -360,14 +383,24 @@ void sync_memory(Collectives& world) {
     check(whole ? own == kLayers * kBucket
                 : own <= kLayers * kBucket / world.size() + kLayers * kBucket / 6,
           "zero={}: updates {} numbers", zero, own);
+    std::vector<at::Tensor> after;
+    for (const NamedTensor& layer : layers) after.push_back(layer.tensor.detach().reshape({-1}));
+    if (type == GroupOptions::Type::kMuon || !values.defined()) {
+      values = at::cat(after);
+    } else {
+      check(sync_same_bits(values, at::cat(after)), "zero={} device={}: other parameters", zero,
+            on_device);
+    }
     return std::pair{most, own};
   };
-  for (const auto type : {GroupOptions::Type::kAdamW, GroupOptions::Type::kMuon}) {
+  for (const auto& [type, on_device] :
+       {std::pair{GroupOptions::Type::kAdamW, false}, std::pair{GroupOptions::Type::kAdamW, true},
+        std::pair{GroupOptions::Type::kMuon, false}, std::pair{GroupOptions::Type::kMuon, true}}) {
     for (const int zero : {0, 1}) {
-      const auto [most, own] = peak(zero, type);
+      const auto [most, own] = peak(zero, type, on_device);
       check(most == kLayers * kBucket, "zero={}: {} numbers of gradient", zero, most);
     }
-    const auto [most, own] = peak(2, type);
+    const auto [most, own] = peak(2, type, on_device);
     const auto few = static_cast<int64_t>(GradientSync::kBucketsInFlight) + 1;
     check(most <= own + few * kBucket, "ZeRO-2 held {} numbers of gradient: {} are its own", most,
           own);

@@ -11,6 +11,10 @@ DeviceCollectivesFactory& device_factory() {
 
 }  // namespace
 
+int64_t device_type_bytes(DeviceType type) {
+  return type == DeviceType::kF32 ? 4 : type == DeviceType::kBf16 ? 2 : 1;
+}
+
 bool register_device_collectives(DeviceCollectivesFactory factory) {
   device_factory() = std::move(factory);
   return true;

@@ -19,6 +19,7 @@
 namespace euromodal {
 
 enum class DeviceType { kF32, kBf16, kU8 };
+int64_t device_type_bytes(DeviceType type);  // of one number
 /// The ranks of a call: all, those of this node, or those with this rank's number on every node.
 enum class DeviceGroup { kWorld, kNode, kCross };
 
@@ -41,6 +42,13 @@ class DeviceCollectives {
                           DeviceGroup group) = 0;
   virtual void broadcast(void* data, int64_t count, DeviceType type, int root,
                          DeviceGroup group) = 0;
+  /// As reduce_scatter_sum(), in slices of any lengths (slices[size(group)] numbers): this rank's
+  /// sum lands in `out`, which may be its slice of `data`.
+  virtual void reduce_scatter_slices(const void* data, const Slices& slices, void* out,
+                                     DeviceType type, DeviceGroup group) = 0;
+  /// In place: this rank's slice of `data` goes to every other rank. Slices are in numbers.
+  virtual void all_gather_slices(void* data, const Slices& slices, DeviceType type,
+                                 DeviceGroup group) = 0;
   /// What the caller's stream queues from here on runs behind every call so far.
   virtual void join() = 0;
   /// The host waits for every call so far. DistError when NCCL reports a fault; past the deadline

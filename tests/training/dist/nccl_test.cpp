@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/temp.h"
+#include "training/dist/counting.h"
 #include "training/dist/nccl/nccl_collectives.h"
 
 namespace euromodal {
@@ -99,6 +100,20 @@ NcclApi fake_api() {
     fake->begin(fmt::format("broadcast {} from {} {}", count, root, fake_name(comm)));
     return 0;
   };
+  api.reduce_sum = [](const void*, void* out, size_t count, NcclType, int root, NcclComm comm,
+                      CudaStream) {
+    fake->begin(fmt::format("reduce_sum {} to {}{} {}", count, root,
+                            out == nullptr ? "" : " (here)", fake_name(comm)));
+    return 0;
+  };
+  api.group_start = [] {
+    fake->begin("group");
+    return 0;
+  };
+  api.group_end = [] {
+    fake->begin("group ends");
+    return static_cast<int>(kNcclInProgress);
+  };
   api.error_text = [](int code) { return code == 6 ? "remote error" : "some error"; };
   api.last_error = [](NcclComm) { return "peer 3 closed the connection"; };
   api.set_device = [](int device) {
@@ -188,6 +203,37 @@ TEST_F(NcclTest, ACallRunsBehindTheCallersStreamAndJoinPutsTheStreamBehindIt) {
   EXPECT_THROW(gpu->broadcast(x, 1, DeviceType::kF32, 1, DeviceGroup::kWorld), DistError);
   EXPECT_THROW(gpu->all_reduce_sum(x, -1, DeviceType::kF32, DeviceGroup::kWorld), DistError);
   EXPECT_THROW(gpu->set_phase("step 1", 0.0), DistError);
+}
+
+TEST_F(NcclTest, SlicesOfOneLengthAreOneCallOthersAGroupOfRootedCalls) {
+  world_ = make_counting(/*size=*/3, /*rank=*/1);
+  const auto gpu = make_nccl_collectives(fake_api(), *world_, {.ranks_per_id = 1});
+  fake_.polls_of_a_call = 2;  // the group's end is polled like any call
+  float x[9];
+  const auto operations = [&] {
+    std::vector<std::string> out;
+    for (const std::string& call : fake_.calls)
+      if (!call.starts_with("record") && !call.starts_with("stream")) out.push_back(call);
+    fake_.calls.clear();
+    return out;
+  };
+  operations();
+  const DeviceGroup world = DeviceGroup::kWorld;
+  gpu->reduce_scatter_slices(x, {0, 3, 6, 9}, x + 3, DeviceType::kF32, world);
+  gpu->all_gather_slices(x, {0, 3, 6, 9}, DeviceType::kF32, world);
+  EXPECT_THAT(operations(), ElementsAre("reduce_scatter_sum 3 1", "all_gather 3 1"));
+  gpu->reduce_scatter_slices(x, {0, 0, 4, 9}, x, DeviceType::kF32, world);
+  EXPECT_THAT(operations(), ElementsAre("group", "reduce_sum 4 to 1 (here) 1",
+                                        "reduce_sum 5 to 2 1", "group ends"));
+  gpu->all_gather_slices(x, {0, 1, 1, 9}, DeviceType::kU8, world);
+  EXPECT_THAT(operations(),
+              ElementsAre("group", "broadcast 1 from 0 1", "broadcast 8 from 2 1", "group ends"));
+  EXPECT_TRUE(throws_with<DistError>(
+      [&] {
+        gpu->all_gather_slices(x, {0, 9}, DeviceType::kF32, world);
+      },
+      {"all_gather_slices over 3 ranks", "expected 4 ascending slice bounds", "got 2"}));
+  EXPECT_THROW(gpu->reduce_scatter_slices(x, {0, 5, 4, 9}, x, DeviceType::kF32, world), DistError);
 }
 
 TEST_F(NcclTest, WaitPollsUntilTheWorkIsDone) {

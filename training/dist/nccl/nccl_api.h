@@ -37,6 +37,11 @@ struct NcclApi {
                     CudaStream stream) = nullptr;
   int (*broadcast)(const void* data, void* out, size_t count, NcclType type, int root,
                    NcclComm comm, CudaStream stream) = nullptr;
+  int (*reduce_sum)(const void* data, void* out, size_t count, NcclType type, int root,
+                    NcclComm comm, CudaStream stream) = nullptr;
+  /// Calls between the two are one operation.
+  int (*group_start)() = nullptr;
+  int (*group_end)() = nullptr;
   const char* (*error_text)(int code) = nullptr;
   /// NCCL's own last words on `comm` (ncclGetLastError).
   const char* (*last_error)(NcclComm comm) = nullptr;

@@ -31,6 +31,12 @@ NcclType nccl_type(DeviceType type) {
   throw DistError("unknown device type {}", static_cast<int>(type));
 }
 
+bool nccl_even(const Slices& slices) {
+  for (size_t i = 1; i < slices.size(); ++i)
+    if (slices[i] - slices[i - 1] != slices[1]) return false;
+  return true;
+}
+
 class NcclCollectives final : public DeviceCollectives {
  public:
   NcclCollectives(const NcclApi& api, const DeviceOptions& options);
@@ -72,6 +78,10 @@ class NcclCollectives final : public DeviceCollectives {
       return api_.broadcast(data, data, count, nccl_type(type), root, comm, stream_);
     });
   }
+  void reduce_scatter_slices(const void* data, const Slices& slices, void* out, DeviceType type,
+                             DeviceGroup group) override;
+  void all_gather_slices(void* data, const Slices& slices, DeviceType type,
+                         DeviceGroup group) override;
   void join() override;
   void wait() override;
 
@@ -96,6 +106,10 @@ class NcclCollectives final : public DeviceCollectives {
   void split(Group* group, int color, int key);
   template <typename F>
   void queue(const char* operation, int64_t count, DeviceGroup group, F&& call);
+  void check_slices(const char* operation, const Slices& slices, DeviceGroup group) const;
+  /// One operation made of a call for each rank's slice that is not empty.
+  template <typename F>
+  void queue_slices(const char* operation, const Slices& slices, DeviceGroup group, F&& call);
 
   NcclApi api_;
   std::array<Group, 3> groups_{Group{"world"}, Group{"node"}, Group{"cross"}};
@@ -231,6 +245,52 @@ void NcclCollectives::queue(const char* operation, int64_t count, DeviceGroup gr
   nccl(call(where.comm), operation, where.comm);
   settle(where.comm, last_);  // a non-blocking communicator may still set up connections
   cuda(api_.event_record(done_, stream_), "cudaEventRecord");
+}
+
+void NcclCollectives::check_slices(const char* operation, const Slices& slices,
+                                   DeviceGroup group) const {
+  check<DistError>(static_cast<int>(slices.size()) == size(group) + 1 && slices.front() == 0 &&
+                       std::is_sorted(slices.begin(), slices.end()),
+                   "{} over {} ranks: expected {} ascending slice bounds from 0, got {}", operation,
+                   size(group), size(group) + 1, slices.size());
+}
+
+template <typename F>
+void NcclCollectives::queue_slices(const char* operation, const Slices& slices, DeviceGroup group,
+                                   F&& call) {
+  queue(operation, slices.back(), group, [&](NcclComm comm) {
+    nccl(api_.group_start(), "ncclGroupStart", comm);
+    for (int root = 0; root < size(group); ++root) {
+      const int64_t count = slices[root + 1] - slices[root];
+      if (count > 0) nccl(call(comm, root, count), operation, comm);
+    }
+    return api_.group_end();
+  });
+}
+
+// NCCL's own operations have slices of one length; others are a group of rooted ones.
+void NcclCollectives::reduce_scatter_slices(const void* data, const Slices& slices, void* out,
+                                            DeviceType type, DeviceGroup group) {
+  check_slices("reduce_scatter_slices", slices, group);
+  if (const int64_t count = slices[1]; nccl_even(slices))
+    return reduce_scatter_sum(data, out, count, type, group);
+  const int64_t bytes = device_type_bytes(type);
+  queue_slices("reduce_scatter_slices", slices, group, [&](NcclComm comm, int root, int64_t n) {
+    const char* from = static_cast<const char*>(data) + slices[root] * bytes;
+    return api_.reduce_sum(from, root == rank(group) ? out : nullptr, n, nccl_type(type), root,
+                           comm, stream_);
+  });
+}
+
+void NcclCollectives::all_gather_slices(void* data, const Slices& slices, DeviceType type,
+                                        DeviceGroup group) {
+  check_slices("all_gather_slices", slices, group);
+  const int64_t bytes = device_type_bytes(type);
+  const auto slice = [&](int of) { return static_cast<char*>(data) + slices[of] * bytes; };
+  if (nccl_even(slices)) return all_gather(slice(rank(group)), data, slices[1], type, group);
+  queue_slices("all_gather_slices", slices, group, [&](NcclComm comm, int root, int64_t n) {
+    return api_.broadcast(slice(root), slice(root), n, nccl_type(type), root, comm, stream_);
+  });
 }
 
 void NcclCollectives::join() {

@@ -82,6 +82,13 @@ NcclApi library_api() {
     return ncclAllGather(data, out, count, library_type(type), library_comm(comm),
                          library_stream(stream));
   };
+  api.reduce_sum = [](const void* data, void* out, size_t count, NcclType type, int root,
+                      NcclComm comm, CudaStream stream) -> int {
+    return ncclReduce(data, out, count, library_type(type), ncclSum, root, library_comm(comm),
+                      library_stream(stream));
+  };
+  api.group_start = []() -> int { return ncclGroupStart(); };
+  api.group_end = []() -> int { return ncclGroupEnd(); };
   api.broadcast = [](const void* data, void* out, size_t count, NcclType type, int root,
                      NcclComm comm, CudaStream stream) -> int {
     return ncclBroadcast(data, out, count, library_type(type), root, library_comm(comm),

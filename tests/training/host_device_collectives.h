@@ -1,0 +1,73 @@
+// host_device_collectives.h — DeviceCollectives of ranks that have no GPU, for tests: the same
+// calls on memory of the host, carried out at once by the ranks' Collectives, sums in order of
+// ranks.
+#pragma once
+#include <cstring>
+#include <string>
+
+#include "training/dist/device_collectives.h"
+
+namespace euromodal {
+
+class HostDeviceCollectives final : public DeviceCollectives {
+ public:
+  explicit HostDeviceCollectives(Collectives& world) : world_(&world) {}
+  int rank(DeviceGroup group) const override { return of(group).rank(); }
+  int size(DeviceGroup group) const override { return of(group).size(); }
+  void set_phase(const std::string& phase, double deadline_s) override {
+    world_->set_phase(phase, deadline_s);
+  }
+  void all_reduce_sum(void* data, int64_t count, DeviceType type, DeviceGroup group) override {
+    check_floats(type);
+    of(group).all_reduce_sum(static_cast<float*>(data), count);
+  }
+  void reduce_scatter_sum(const void* data, void* out, int64_t count, DeviceType type,
+                          DeviceGroup group) override {
+    reduce_scatter_slices(data, even(count, group), out, type, group);
+  }
+  void all_gather(const void* data, void* out, int64_t count, DeviceType type,
+                  DeviceGroup group) override {
+    char* mine = static_cast<char*>(out) + rank(group) * count * device_type_bytes(type);
+    std::memmove(mine, data, static_cast<size_t>(count * device_type_bytes(type)));
+    all_gather_slices(out, even(count, group), type, group);
+  }
+  void broadcast(void* data, int64_t count, DeviceType type, int root, DeviceGroup group) override {
+    of(group).broadcast(data, count * device_type_bytes(type), root);
+  }
+  void reduce_scatter_slices(const void* data, const Slices& slices, void* out, DeviceType type,
+                             DeviceGroup group) override {
+    check_floats(type);
+    of(group).reduce_scatter_sum({.data = static_cast<const float*>(data),
+                                  .slices = slices,
+                                  .out = static_cast<float*>(out)});
+  }
+  void all_gather_slices(void* data, const Slices& slices, DeviceType type,
+                         DeviceGroup group) override {
+    Slices bytes;
+    for (const int64_t bound : slices) bytes.push_back(bound * device_type_bytes(type));
+    of(group).all_gather_slices(data, bytes);
+  }
+  void join() override { ++joins; }
+  void wait() override {}
+
+  int64_t joins = 0;
+
+ private:
+  Collectives& of(DeviceGroup group) const {
+    return group == DeviceGroup::kWorld  ? *world_
+           : group == DeviceGroup::kNode ? world_->node()
+                                         : world_->cross();
+  }
+  Slices even(int64_t count, DeviceGroup group) const {
+    Slices out;
+    for (int r = 0; r <= size(group); ++r) out.push_back(r * count);
+    return out;
+  }
+  static void check_floats(DeviceType type) {
+    check<DistError>(type == DeviceType::kF32, "the host adds f32 alone");
+  }
+
+  Collectives* world_;
+};
+
+}  // namespace euromodal
