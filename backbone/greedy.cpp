@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "backbone/prefill.h"
 #include "core/error.h"
 
 namespace euromodal {
@@ -31,12 +32,11 @@ at::Tensor decode_rows(const Llama& llama, const std::vector<int64_t>& ids, KvCa
 std::vector<int64_t> greedy_decode(const Llama& llama, const at::Tensor& prompt_emb_TD,
                                    int64_t max_new_tokens, const std::vector<int64_t>& stop_ids) {
   const c10::NoGradGuard no_grad;
-  const int64_t prompt = prompt_emb_TD.size(0), room = llama.config().max_positions - prompt + 1;
+  const int64_t room = llama.config().max_positions - prompt_emb_TD.size(0) + 1;
   std::vector<int64_t> tokens;
   if (max_new_tokens < 1 || room < 1) return tokens;
   KvCache cache = llama.make_cache();
-  at::Tensor logits_1V =
-      checked_logits(llama, llama.forward_cached(prompt_emb_TD, cache).narrow(0, prompt - 1, 1));
+  at::Tensor logits_1V = checked_logits(llama, Prefill(llama, prompt_emb_TD, cache).last_row());
   while (true) {
     const float* data = logits_1V.const_data_ptr<float>();
     tokens.push_back(std::max_element(data, data + logits_1V.numel()) - data);

@@ -125,9 +125,13 @@ const at::Tensor& Llama::embedding_VD() const { return impl_->embedding_VD; }
 const at::Tensor& Llama::head_VD() const { return impl_->head.weight_OI(); }
 const Linear& Llama::head() const { return impl_->head; }
 at::ScalarType Llama::dtype() const { return impl_->embedding_VD.scalar_type(); }
-KvCache Llama::make_cache() const {
+KvCache Llama::make_cache(bool int8) const {
   const LlamaConfig& c = impl_->config;
-  return {c.num_layers, c.num_kv_heads, c.head_dim, impl_->embedding_VD.options()};
+  return {c.num_layers, c.num_kv_heads, c.head_dim, impl_->embedding_VD.options(), int8};
+}
+KvLayout Llama::cache_layout(bool int8) const {
+  const LlamaConfig& c = impl_->config;
+  return kv_layout(c.num_layers, c.num_kv_heads, c.head_dim, dtype(), int8);
 }
 
 at::Tensor Llama::embed(const at::Tensor& ids_T, const Segments& rows) const {

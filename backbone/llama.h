@@ -71,7 +71,10 @@ class Llama {
   /// The linears of all blocks in order: q, k, v, o, gate, up and down of each; then the head,
   /// unless it is the embedding itself.
   const std::vector<Linear>& linears() const;
-  KvCache make_cache() const;
+  /// An empty cache of one sequence, on the model's device; `int8` as KvCache has it.
+  KvCache make_cache(bool int8 = false) const;
+  /// How make_cache() stores positions on the CPU.
+  KvLayout cache_layout(bool int8 = false) const;
   at::ScalarType dtype() const;
 
  private:

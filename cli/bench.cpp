@@ -55,9 +55,10 @@ TextModel bench_model(const std::string& model, std::optional<at::ScalarType> dt
 
 int run_bench(int argc, char** argv) {
   Options parser("bench", "speed of a text model beside what the machine allows");
-  std::string what, model, weights, dtype = "bfloat16", prompts = "512", generated = "64",
-                                    depths = "0", batches = "1", output;
+  std::string what, model, weights, dtype = "bfloat16", cache = "auto", prompts = "512",
+                                    generated = "64", depths = "0", batches = "1", output;
   int64_t repetitions = 5, threads = 0;
+  TextBenchOptions options;
   parser.positional("WHAT", &what, "text", /*required=*/true);
   parser.text("--model", &model, "PATH",
               "model folder, or a config.json: that shape with random weights", /*required=*/true);
@@ -69,6 +70,8 @@ int run_bench(int argc, char** argv) {
              1000);
   parser.i64("--threads", &threads, "0: as many as LibTorch takes", 0, 1024);
   parser.text("--weights", &weights, "WORD", kWeightsHelp);
+  parser.i64("--prefill-chunk", &options.prefill_rows, kPrefillHelp, 1, kMaxPrefillRows);
+  parser.text("--kv-cache", &cache, "WORD", "keys and values: auto (the model's dtype) or int8");
   parser.text("--dtype", &dtype, "WORD", "float32, bfloat16 or float16");
   parser.text("--output", &output, "FILE", "also write everything measured as JSON");
   parser.note(
@@ -76,8 +79,8 @@ int run_bench(int argc, char** argv) {
       "read bandwidth (tg), operations over the measured matrix rate (pp).");
   if (!parser.parse(argc, argv)) return 0;
   check<UsageError>(what == "text", "bench: unknown '{}', there is: text", what);
-  TextBenchOptions options;
   options.repetitions = repetitions;
+  options.int8_cache = parse_cpu_cache_word(cache);
   const std::vector<int64_t> all_depths = parse_numbers("--depth", depths, 0),
                              all_batches = parse_numbers("--batch", batches, 1);
   for (const int64_t depth : all_depths) {
@@ -97,9 +100,10 @@ int run_bench(int argc, char** argv) {
       form ? packed_form_name(*form) : std::string(c10::toString(text.llama->dtype()));
   const double read = read_bandwidth(), matrix = matrix_rate(text.llama->dtype() == at::kBFloat16);
   std::puts(fmt::format("{} threads, {}; reads {:.1f} GB/s, matrix products {:.0f} GFLOP/s; "
-                        "weights {} ({:.2f} GB)",
+                        "weights {} ({:.2f} GB), keys and values {}",
                         at::get_num_threads(), cpu_isa_name(cpu_isa()), read / 1e9, matrix / 1e9,
-                        form_name, static_cast<double>(linear_bytes(*text.llama)) / 1e9)
+                        form_name, static_cast<double>(linear_bytes(*text.llama)) / 1e9,
+                        options.int8_cache ? "int8" : c10::toString(text.llama->dtype()))
                 .c_str());
   std::puts("| case | tokens/s | limit | share |\n|---|---:|---:|---:|");
   options.done = [](const TextBenchResult& r) {
@@ -117,6 +121,7 @@ int run_bench(int argc, char** argv) {
                        {"read_bytes_per_s", read},
                        {"matrix_flops_per_s", matrix},
                        {"weights", form_name},
+                       {"kv_cache", cache},
                        {"weight_bytes", linear_bytes(*text.llama)},
                        {"cases", cases}};
     write_text_atomic(output, json.dump(1) + "\n");

@@ -24,6 +24,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "inference/generator.h"
+#include "inference/memory.h"
 #include "multimodal/model.h"
 
 namespace euromodal::cli {
@@ -58,12 +59,8 @@ class InterruptGuard {
 /// The model behind the conversation: a text model, or a coupled one.
 class ChatModel {
  public:
-  struct Prompt {
-    std::vector<int64_t> ids;  // [T]
-    at::Tensor emb_TD;
-  };
-
-  ChatModel(const std::string& dir, const GenerationFlags& flags) : device_(flags.device) {
+  ChatModel(const std::string& dir, const GenerationFlags& flags)
+      : device_(flags.device), options_(flags.options) {
     if (MultimodalModel::is_folder(dir)) {
       coupled_ = MultimodalModel::load(dir, flags.dtype);
       move_parameters(coupled_->parameters(), device_);
@@ -100,9 +97,7 @@ class ChatModel {
     const std::string text = context().chat.render_text(messages, /*add_generation_prompt=*/true);
     if (!coupled_) {
       Prompt out{context().tokenizer->encode(text, EncodeMode::kFull), {}};
-      check_prompt_length(static_cast<int64_t>(out.ids.size()), llama().config());
-      const auto rows = Segments::one(static_cast<int64_t>(out.ids.size()));
-      out.emb_TD = llama().embed(at::tensor(out.ids, at::kLong).to(device_), rows);
+      check_prompt(out.ids);
       return out;
     }
     std::vector<int64_t> counts;
@@ -115,7 +110,7 @@ class ChatModel {
     example.inputs = inputs_;
     example.media_keys = keys_;
     Prompt out{example.plan.ids, {}};
-    check_prompt_length(static_cast<int64_t>(out.ids.size()), llama().config());
+    check_prompt(out.ids);
     std::vector<Example> examples;
     examples.push_back(std::move(example));
     out.emb_TD = coupled_->embed(collate(std::move(examples), /*per_sample=*/false), &features_);
@@ -123,7 +118,14 @@ class ChatModel {
   }
 
  private:
+  void check_prompt(const std::vector<int64_t>& ids) const {
+    const auto tokens = static_cast<int64_t>(ids.size());
+    check_prompt_length(tokens, llama().config());
+    check_generation_memory(llama(), tokens, options_);
+  }
+
   at::Device device_;
+  const GenerateOptions& options_;
   TextModel text_;
   PlanContext text_context_;
   std::unique_ptr<MultimodalModel> coupled_;
@@ -192,10 +194,10 @@ class Conversation {
 
  private:
   std::string answer_turn() {
-    const ChatModel::Prompt prompt = model_.prompt(messages_);
+    const Prompt prompt = model_.prompt(messages_);
     TokenPrinter printer(model_.context().tokenizer, flags_.stops);
     const InterruptGuard guard;
-    const Generated out = generate(model_.llama(), prompt.ids, prompt.emb_TD, options_,
+    const Generated out = generate(model_.llama(), prompt, options_,
                                    /*want_logits=*/false, [&](int64_t id) { printer.push(id); });
     if (options_.beams > 1)  // beams are known only at the end
       for (int64_t id : out.tokens) printer.push(id);

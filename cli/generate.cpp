@@ -115,16 +115,13 @@ int run_generate(int argc, char** argv) {
   }
   const int64_t longest = static_cast<int64_t>(ids.size()) +
                           token_budget(static_cast<int64_t>(ids.size()), config, flags.options);
-  if (flags.device.is_cpu()) check_cache_memory(config, text_model.llama->dtype(), longest);
+  check_generation_memory(*text_model.llama, static_cast<int64_t>(ids.size()), flags.options);
   flags.prepare(*text_model.llama, std::min(longest, config.max_positions));
   const std::chrono::duration<double> load_time = std::chrono::steady_clock::now() - start;
-  const auto rows = Segments::one(static_cast<int64_t>(ids.size()));
-  const at::Tensor emb_TD =
-      text_model.llama->embed(at::tensor(ids, at::kLong).to(flags.device), rows);
 
   std::optional<TokenPrinter> printer;
   if (tokenizer && !flags.json) printer.emplace(tokenizer, flags.stops);
-  const Generated out = generate(*text_model.llama, ids, emb_TD, flags.options,
+  const Generated out = generate(*text_model.llama, {ids, {}}, flags.options,
                                  /*want_logits=*/!flags.dump_logits.empty(), [&](int64_t id) {
                                    if (printer) printer->push(id);
                                  });

@@ -29,10 +29,11 @@ int run_generate_batch(const TextModel& model, const std::shared_ptr<const Token
   job.output = args.output;
   job.options = flags.options;
   job.limits.sequences = args.sequences;
-  job.limits.pass_rows = std::max<int64_t>(512, args.sequences);
+  job.limits.pass_rows = std::max(flags.options.prefill_rows, args.sequences);
   // Four fifths of the memory: the rest is for what a pass makes.
-  job.limits.cache_tokens = std::max<int64_t>(
-      1, available_memory() / 5 * 4 / cache_bytes_per_token(model.config, model.llama->dtype()));
+  job.limits.cache_tokens =
+      std::max<int64_t>(1, available_memory() / 5 * 4 /
+                               model.llama->cache_layout(flags.options.int8_cache).token_bytes());
   job.text_of = [&](const std::vector<int64_t>& tokens) { return flags.text_of(tokens); };
   struct sigaction action = {};
   action.sa_handler = [](int) { batch_stopped = 1; };

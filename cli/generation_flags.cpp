@@ -120,11 +120,12 @@ void GenerationFlags::declare(Options& parser) {
   parser.i64("--lookup", &options.lookup,
              "guess up to N tokens from earlier text and check them at once (same answer, sooner)",
              0, 64);
+  parser.i64("--prefill-chunk", &options.prefill_rows, kPrefillHelp, 1, kMaxPrefillRows);
   parser.text("--dtype", &dtype_word_, "WORD",
               "float32, bfloat16 or float16 (without it: as the model's files)");
   parser.text("--device", &device_word_, "WORD", "cpu, cuda or cuda:N");
   parser.text("--weights", &weights_word_, "WORD", kWeightsHelp);
-  parser.text("--kv-cache", &cache_word_, "WORD", "on a GPU: bfloat16 or float8");
+  parser.text("--kv-cache", &cache_word_, "WORD", kCacheHelp);
 }
 
 void GenerationFlags::declare_output(Options& parser) {
@@ -148,15 +149,21 @@ void pack_by_word(const Llama& llama, const std::string& word) {
   pack_weights(llama, form);
 }
 
+bool parse_cpu_cache_word(const std::string& word) {
+  check<UsageError>(word != "bfloat16" && word != "float8",
+                    "--kv-cache {} goes with --device cuda; on the CPU: auto or int8", word);
+  check<UsageError>(word == "auto" || word == "int8",
+                    "--kv-cache: unknown word '{}', expected auto or int8", word);
+  return word == "int8";
+}
+
 void GenerationFlags::prepare(const Llama& llama, int64_t positions) {
   if (device.is_cpu()) {
-    check<UsageError>(cache_word_ == "bfloat16", "--kv-cache {} goes with --device cuda",
-                      cache_word_);
     pack_by_word(llama, weights_word_);
     return;
   }
   if (llama.dtype() != at::kBFloat16) {
-    check<UsageError>(weights_word_.empty() && cache_word_ == "bfloat16",
+    check<UsageError>(weights_word_.empty() && cache_word_ == "auto",
                       "--weights and --kv-cache go with a bfloat16 model on a GPU");
     return;
   }
@@ -169,14 +176,18 @@ void GenerationFlags::prepare(const Llama& llama, int64_t positions) {
 }
 
 void GenerationFlags::finish(const Options& parser) {
-  check<UsageError>(cache_word_ == "bfloat16" || cache_word_ == "float8",
-                    "--kv-cache: unknown word '{}', expected bfloat16 or float8", cache_word_);
   if (parser.given("--dtype")) dtype = parse_dtype_word(dtype_word_);
   device = open_device(device_word_);
   if (device.is_cuda()) {
     parse_weights_word(weights_word_);
-  } else if (!weights_word_.empty()) {
-    parse_packed_word(weights_word_);
+    check<UsageError>(cache_word_ != "int8",
+                      "--kv-cache int8 goes with --device cpu; on a GPU: bfloat16 or float8");
+    check<UsageError>(cache_word_ == "auto" || cache_word_ == "bfloat16" || cache_word_ == "float8",
+                      "--kv-cache: unknown word '{}', expected auto, bfloat16 or float8",
+                      cache_word_);
+  } else {
+    if (!weights_word_.empty()) parse_packed_word(weights_word_);
+    options.int8_cache = parse_cpu_cache_word(cache_word_);
   }
   check<UsageError>(!parser.given("--dump-logits") || !dump_logits.empty(),
                     "--dump-logits: the file name is empty");

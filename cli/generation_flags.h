@@ -23,6 +23,15 @@ inline constexpr const char* kWeightsHelp =
     "linear weights as bfloat16, int8 or int4; on the CPU the integers also with -g32 (groups of "
     "32 "
     "instead of 128) and -asym (zero points), on a GPU also float8";
+/// The help of --kv-cache.
+inline constexpr const char* kCacheHelp =
+    "keys and values: auto (the model's dtype); on the CPU also int8, on a GPU bfloat16 or float8";
+/// The help of --prefill-chunk, and its largest value.
+inline constexpr const char* kPrefillHelp = "prompt tokens of one pass through the model";
+inline constexpr int64_t kMaxPrefillRows = int64_t{1} << 20;
+/// Does `word` of --kv-cache ask for int8 on the CPU? UsageError naming a word that is not known
+/// there.
+bool parse_cpu_cache_word(const std::string& word);
 /// Packs the weights of a model on the CPU: `word` of --weights, or "" for what its dtype asks for
 /// (bfloat16 models are packed, others stay). UsageError naming the word.
 void pack_by_word(const Llama& llama, const std::string& word);
@@ -66,7 +75,7 @@ class GenerationFlags {
   std::string regex_, json_schema_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::string dtype_word_, device_word_ = "cpu";
-  std::string weights_word_, cache_word_ = "bfloat16";
+  std::string weights_word_, cache_word_ = "auto";
   int64_t seed_ = 0;
 };
 

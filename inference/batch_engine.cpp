@@ -58,8 +58,9 @@ void BatchEngine::admit() {
     waiting_.pop_front();
     Sequence sequence = Sequence::of_prompt(request.prompt_ids, request.options);
     const int64_t budget = token_budget(sequence.prompt_tokens, llama_.config(), request.options);
+    KvCache cache = llama_.make_cache(request.options.int8_cache);
     running_.push_back(std::make_unique<Slot>(
-        Slot{std::move(request), std::move(sequence), llama_.make_cache(), budget, needed, {}}));
+        Slot{std::move(request), std::move(sequence), std::move(cache), budget, needed, {}}));
     running_.back()->result.timings.prompt_tokens = running_.back()->sequence.prompt_tokens;
     reserved_ += needed;
   }

@@ -10,21 +10,22 @@
 #include <vector>
 
 #include "backbone/llama.h"
+#include "backbone/prefill.h"
 #include "inference/decoding.h"
 #include "inference/generator.h"
 
 namespace euromodal {
 
 struct BatchLimits {
-  int64_t sequences = 8;     // that are under way at once
-  int64_t pass_rows = 512;   // rows of one pass
-  int64_t cache_tokens = 0;  // positions that all sequences may need together; 0: no bound
+  int64_t sequences = 8;             // that are under way at once
+  int64_t pass_rows = kPrefillRows;  // rows of one pass
+  int64_t cache_tokens = 0;          // positions that all sequences may need together; 0: no bound
 };
 
 struct BatchRequest {
   int64_t number = 0;  // the caller's
   std::vector<int64_t> prompt_ids;
-  GenerateOptions options;  // no beams, no lookup
+  GenerateOptions options;  // no beams, no lookup; one form of cache for all
 };
 
 /// Tokens are those that generate() chooses, but for what rounding in products of more rows does to

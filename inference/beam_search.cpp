@@ -44,7 +44,7 @@ class BeamSearch {
   BeamSearch(const Llama& llama, const GenerateOptions& options, int64_t budget)
       : llama_(llama), options_(options), budget_(budget) {}
 
-  Generated run(Sequence prompt, const at::Tensor& first_1V, KvCache cache);
+  void run(Sequence prompt, const at::Tensor& first_1V, KvCache cache, Generated& out);
 
  private:
   std::vector<Candidate> candidates(const std::vector<at::Tensor>& logits_B1V);
@@ -138,11 +138,10 @@ std::vector<at::Tensor> BeamSearch::step() {
   return logits_B1V;
 }
 
-Generated BeamSearch::run(Sequence prompt, const at::Tensor& first_1V, KvCache cache) {
+void BeamSearch::run(Sequence prompt, const at::Tensor& first_1V, KvCache cache, Generated& out) {
   running_.push_back({std::move(prompt), 0.0F});
   caches_.push_back(std::move(cache));
   std::vector<at::Tensor> logits_B1V{first_1V};
-  Generated out;
   for (int64_t length = 1;; ++length) {
     std::vector<Candidate> found = candidates(logits_B1V);
     take_finished(found, length);
@@ -162,14 +161,13 @@ Generated BeamSearch::run(Sequence prompt, const at::Tensor& first_1V, KvCache c
   const Sequence& best = (finished_.empty() ? running_ : finished_).front().sequence;
   out.tokens = out.beams.front().tokens;
   out.finish = finish_reason(best, budget_, options_).value_or(FinishReason::kInterrupted);
-  return out;
 }
 
 }  // namespace
 
-Generated beam_search(const Llama& llama, Sequence prompt, const at::Tensor& first_1V,
-                      KvCache cache, int64_t budget, const GenerateOptions& options) {
-  return BeamSearch(llama, options, budget).run(std::move(prompt), first_1V, std::move(cache));
+void beam_search(const Llama& llama, Sequence prompt, const at::Tensor& first_1V, KvCache cache,
+                 int64_t budget, const GenerateOptions& options, Generated& out) {
+  BeamSearch(llama, options, budget).run(std::move(prompt), first_1V, std::move(cache), out);
 }
 
 }  // namespace euromodal

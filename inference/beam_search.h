@@ -11,9 +11,8 @@
 namespace euromodal {
 
 /// first_1V [1, V]: logits behind the prompt. `cache` holds the prompt. At most `budget` new
-/// tokens.
-/// -> tokens, finish, beams (those that ended, best first) and timings.steps.
-Generated beam_search(const Llama& llama, Sequence prompt, const at::Tensor& first_1V,
-                      KvCache cache, int64_t budget, const GenerateOptions& options);
+/// tokens. Writes tokens, finish, beams (those that ended, best first) and timings.steps of `out`.
+void beam_search(const Llama& llama, Sequence prompt, const at::Tensor& first_1V, KvCache cache,
+                 int64_t budget, const GenerateOptions& options, Generated& out);
 
 }  // namespace euromodal

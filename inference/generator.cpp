@@ -26,15 +26,35 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// hidden_TD -> logits [T, V] f32 on the CPU.
-at::Tensor all_logits(const Llama& llama, const at::Tensor& hidden_TD) {
-  const int64_t rows = hidden_TD.size(0);
-  at::Tensor logits_TV = at::empty({rows, llama.config().vocab_size}, at::kFloat);
+/// Logits of hidden_CD into logits_CV, f32 on the CPU.
+void write_logits(const Llama& llama, const at::Tensor& hidden_CD, const at::Tensor& logits_CV) {
+  const int64_t rows = hidden_CD.size(0);
   for (int64_t begin = 0; begin < rows; begin += kLogitRows) {
     const int64_t count = std::min(kLogitRows, rows - begin);
-    logits_TV.narrow(0, begin, count).copy_(llama.logits(hidden_TD.narrow(0, begin, count)));
+    logits_CV.narrow(0, begin, count).copy_(llama.logits(hidden_CD.narrow(0, begin, count)));
   }
-  return logits_TV;
+}
+
+/// Runs the prompt, also into out.prompt_logits_TV -> the hidden row of its last token [1, D];
+/// undefined when interrupted.
+at::Tensor prefill_prompt(const Llama& llama, const Prompt& prompt, KvCache& cache,
+                          const GenerateOptions& options, bool want_logits, Generated& out) {
+  Prefill prefill = prompt.emb_TD.defined()
+                        ? Prefill(llama, prompt.emb_TD, cache, options.prefill_rows)
+                        : Prefill(llama, prompt.ids, cache, options.prefill_rows);
+  const int64_t first = prefill.begin();
+  if (want_logits)
+    out.prompt_logits_TV =
+        at::empty({static_cast<int64_t>(prompt.ids.size()), llama.config().vocab_size}, at::kFloat);
+  at::Tensor hidden_CD;
+  while (!prefill.done()) {
+    const int64_t begin = prefill.begin();
+    if (begin > first && options.interrupted && options.interrupted()) return {};
+    hidden_CD = prefill.step();
+    if (want_logits)
+      write_logits(llama, hidden_CD, out.prompt_logits_TV.narrow(0, begin, hidden_CD.size(0)));
+  }
+  return hidden_CD.narrow(0, hidden_CD.size(0) - 1, 1);
 }
 
 std::vector<float> row_of(const at::Tensor& logits_RV, int64_t row) {
@@ -67,11 +87,10 @@ std::vector<int64_t> guess_from_text(std::span<const int64_t> ids, int64_t most)
 
 /// Decodes one sequence over its cache. With options.lookup the tokens that followed the same words
 /// before are guessed and checked in one pass: as long as the guess is what would have been chosen,
-/// each row of the pass gives a token.
-Generated decode(const Llama& llama, Sequence sequence, at::Tensor logits_RV, KvCache& cache,
-                 int64_t budget, const GenerateOptions& options,
-                 const std::function<void(int64_t)>& on_token) {
-  Generated out;
+/// each row of the pass gives a token. `sequence` ends as the text does.
+void decode(const Llama& llama, Sequence& sequence, at::Tensor logits_RV, KvCache& cache,
+            int64_t budget, const GenerateOptions& options,
+            const std::function<void(int64_t)>& on_token, Generated& out) {
   std::vector<int64_t> guess;  // logits_RV: row 0 follows the last token, row i the i-th guess
   for (int64_t step = 0; step < budget;) {
     for (size_t row = 0;; ++row) {
@@ -106,7 +125,6 @@ Generated decode(const Llama& llama, Sequence sequence, at::Tensor logits_RV, Kv
   }
   const std::span<const int64_t> tokens = sequence.new_ids();
   out.tokens.assign(tokens.begin(), tokens.end());
-  return out;
 }
 
 }  // namespace
@@ -126,14 +144,14 @@ void check_token_ids(const std::vector<int64_t>& ids, const LlamaConfig& config)
                      config.vocab_size);
 }
 
-Generated generate(const Llama& llama, const std::vector<int64_t>& prompt_ids,
-                   const at::Tensor& prompt_emb_TD, const GenerateOptions& options,
+Generated generate(const Llama& llama, const Prompt& prompt, const GenerateOptions& options,
                    bool want_logits, const std::function<void(int64_t)>& on_token) {
   const c10::NoGradGuard no_grad;
-  const int64_t prompt_tokens = prompt_emb_TD.size(0);
+  const auto prompt_tokens = static_cast<int64_t>(prompt.ids.size());
   check_prompt_length(prompt_tokens, llama.config());
-  check(static_cast<int64_t>(prompt_ids.size()) == prompt_tokens,
-        "generate: {} prompt ids but {} rows of embeddings", prompt_ids.size(), prompt_tokens);
+  check(!prompt.emb_TD.defined() || prompt.emb_TD.size(0) == prompt_tokens,
+        "generate: {} prompt ids but {} rows of embeddings", prompt_tokens,
+        prompt.emb_TD.defined() ? prompt.emb_TD.size(0) : 0);
   check(options.greedy || options.beams > 1 || options.temperature > 0.0,
         "generate: sampling needs a temperature above 0, got {}", options.temperature);
 
@@ -142,8 +160,12 @@ Generated generate(const Llama& llama, const std::vector<int64_t>& prompt_ids,
   if (options.decoder && options.beams == 1 && options.lookup == 0 && !want_logits) {
     const int64_t most = token_budget(prompt_tokens, llama.config(), options);
     if (most > 0) {
-      Generated out = decode_on_device(prompt_emb_TD, Sequence::of_prompt(prompt_ids, options),
-                                       most, options, on_token);
+      const at::Tensor emb_TD =
+          prompt.emb_TD.defined()
+              ? prompt.emb_TD
+              : llama.embed(at::tensor(prompt.ids, at::kLong), Segments::one(prompt_tokens));
+      Generated out = decode_on_device(emb_TD, Sequence::of_prompt(prompt.ids, options), most,
+                                       options, on_token);
       out.timings.prompt_tokens = prompt_tokens;
       out.timings.new_tokens = static_cast<int64_t>(out.tokens.size());
       return out;
@@ -151,28 +173,28 @@ Generated generate(const Llama& llama, const std::vector<int64_t>& prompt_ids,
   }
 
   const auto prefill_start = std::chrono::steady_clock::now();
-  KvCache cache = llama.make_cache();
-  const at::Tensor hidden_TD = llama.forward_cached(prompt_emb_TD, cache);
-  const at::Tensor prompt_logits_TV = want_logits ? all_logits(llama, hidden_TD) : at::Tensor();
+  KvCache cache = llama.make_cache(options.int8_cache);
   const int64_t budget = token_budget(prompt_tokens, llama.config(), options);
   Generated out;
-  double prefill_s = 0.0, decode_s = 0.0;
-  if (budget > 0) {
-    const at::Tensor first_1V = checked_logits(llama, hidden_TD.narrow(0, prompt_tokens - 1, 1));
-    prefill_s = seconds_since(prefill_start);
+  const at::Tensor last_1D = prefill_prompt(llama, prompt, cache, options, want_logits, out);
+  if (!last_1D.defined()) {
+    out.finish = FinishReason::kInterrupted;
+    out.timings.prefill_s = seconds_since(prefill_start);
+  } else if (budget > 0) {
+    const at::Tensor first_1V = checked_logits(llama, last_1D);
+    out.timings.prefill_s = seconds_since(prefill_start);
     const auto decode_start = std::chrono::steady_clock::now();
-    Sequence sequence = Sequence::of_prompt(prompt_ids, options);
-    out = options.beams > 1
-              ? beam_search(llama, std::move(sequence), first_1V, std::move(cache), budget, options)
-              : decode(llama, std::move(sequence), first_1V, cache, budget, options, on_token);
-    decode_s = seconds_since(decode_start);
+    Sequence sequence = Sequence::of_prompt(prompt.ids, options);
+    if (options.beams > 1) {
+      beam_search(llama, std::move(sequence), first_1V, std::move(cache), budget, options, out);
+    } else {
+      decode(llama, sequence, first_1V, cache, budget, options, on_token, out);
+    }
+    out.timings.decode_s = seconds_since(decode_start);
   } else {
-    prefill_s = seconds_since(prefill_start);
+    out.timings.prefill_s = seconds_since(prefill_start);
   }
-  out.prompt_logits_TV = prompt_logits_TV;
   out.timings.prompt_tokens = prompt_tokens;
-  out.timings.prefill_s = prefill_s;
-  out.timings.decode_s = decode_s;
   out.timings.new_tokens = static_cast<int64_t>(out.tokens.size());
   return out;
 }

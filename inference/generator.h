@@ -13,6 +13,7 @@
 
 #include "backbone/decoder.h"
 #include "backbone/llama.h"
+#include "backbone/prefill.h"
 #include "inference/grammar/token_grammar.h"
 
 namespace euromodal {
@@ -38,9 +39,17 @@ struct GenerateOptions {
   std::function<bool(std::span<const int64_t>)> ends_text;  // do these new tokens end the text?
   int64_t logprobs = -1;  // log-probabilities of the tokens and of the N best beside each; -1: none
   int64_t lookup = 0;     // tokens to guess from earlier text and check at once (0: one by one)
+  int64_t prefill_rows = kPrefillRows;  // prompt rows of one pass
+  bool int8_cache = false;              // keys and values as int8 codes (CPU only)
   std::shared_ptr<Decoder>
       decoder;  // of this model, for one sequence; null: the model's own passes
   std::function<bool()> interrupted;  // asked before every token: true ends the text there
+};
+
+/// What an answer goes on from.
+struct Prompt {
+  std::vector<int64_t> ids;  // [T]; count as seen for the repetition rules
+  at::Tensor emb_TD;         // [T, D]: its rows (spliced media); undefined: the embedding of ids
 };
 
 struct GenerateTimings {
@@ -79,12 +88,9 @@ void check_prompt_length(int64_t tokens, const LlamaConfig& config);
 /// DataError naming the first id that is not below the vocabulary's size.
 void check_token_ids(const std::vector<int64_t>& ids, const LlamaConfig& config);
 
-/// prompt_ids [T]: count as seen for the repetition rules; prompt_emb_TD [T, D]: what is prefilled
-/// (spliced media or llama.embed(ids)). on_token is called as each token is chosen (not with
-/// beams). Errors as check_prompt_length; the last token is one that follows max_positions
-/// positions.
-Generated generate(const Llama& llama, const std::vector<int64_t>& prompt_ids,
-                   const at::Tensor& prompt_emb_TD, const GenerateOptions& options,
+/// on_token is called as each token is chosen (not with beams). Errors as check_prompt_length and
+/// Llama::embed(); the last token is one that follows max_positions positions.
+Generated generate(const Llama& llama, const Prompt& prompt, const GenerateOptions& options,
                    bool want_logits = false, const std::function<void(int64_t)>& on_token = {});
 
 }  // namespace euromodal

@@ -7,9 +7,8 @@
 #include <limits>
 #include <string>
 
-#include <c10/core/ScalarType.h>
-
 #include "core/error.h"
+#include "inference/decoding.h"
 
 namespace euromodal {
 
@@ -39,20 +38,33 @@ int64_t available_memory() {
   return out;
 }
 
-int64_t cache_bytes_per_token(const LlamaConfig& config, at::ScalarType dtype) {
-  return 2 * config.num_layers * config.num_kv_heads * config.head_dim *
-         static_cast<int64_t>(c10::elementSize(dtype));
+int64_t cache_bytes(const KvLayout& layout, int64_t tokens) {
+  return kv_pages(tokens) * layout.page_bytes();
 }
 
-void check_cache_memory(const LlamaConfig& config, at::ScalarType dtype, int64_t tokens) {
+int64_t generation_cache_bytes(const Llama& llama, int64_t prompt_tokens,
+                               const GenerateOptions& options) {
+  const KvLayout layout = llama.cache_layout(options.int8_cache);
+  // The last token chosen takes no position.
+  const int64_t budget = token_budget(prompt_tokens, llama.config(), options),
+                longest = prompt_tokens + std::max<int64_t>(0, budget - 1);
+  if (options.beams == 1) return cache_bytes(layout, longest);
+  // Pages that the prompt fills are shared; the one that it ends in is copied as beams go on.
+  const int64_t shared = prompt_tokens / kPagePositions * kPagePositions;
+  return cache_bytes(layout, shared) + options.beams * cache_bytes(layout, longest - shared);
+}
+
+void check_generation_memory(const Llama& llama, int64_t prompt_tokens,
+                             const GenerateOptions& options, int64_t available) {
+  if (!llama.embedding_VD().is_cpu()) return;
   constexpr double kMega = 1024.0 * 1024.0;
-  const double needed = static_cast<double>(tokens) *
-                        static_cast<double>(cache_bytes_per_token(config, dtype)),
-               there = static_cast<double>(available_memory());
+  const auto needed = static_cast<double>(generation_cache_bytes(llama, prompt_tokens, options)),
+             there = static_cast<double>(available);
   check(needed <= 0.9 * there,
-        "the keys and values of {} tokens need {:.0f} MiB, {:.0f} MiB of memory are available; "
-        "shorten the prompt or lower --max-new-tokens",
-        tokens, needed / kMega, there / kMega);
+        "the keys and values of a prompt of {} tokens and {} new ones need {:.1f} MiB, {:.1f} MiB "
+        "of memory are available; shorten the prompt or lower --max-new-tokens{}",
+        prompt_tokens, token_budget(prompt_tokens, llama.config(), options), needed / kMega,
+        there / kMega, options.int8_cache ? "" : ", or give --kv-cache int8");
 }
 
 }  // namespace euromodal

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "backbone/llama.h"
+#include "inference/generator.h"
 
 namespace euromodal {
 
@@ -10,11 +11,18 @@ namespace euromodal {
 /// control group's limit where that is less.
 int64_t available_memory();
 
-/// Bytes of keys and values of one position over all layers.
-int64_t cache_bytes_per_token(const LlamaConfig& config, at::ScalarType dtype);
+/// Bytes that a cache of `tokens` positions holds on the CPU: whole pages.
+int64_t cache_bytes(const KvLayout& layout, int64_t tokens);
 
-/// Error naming both amounts when `tokens` positions do not fit into nine tenths of what is
-/// available.
-void check_cache_memory(const LlamaConfig& config, at::ScalarType dtype, int64_t tokens);
+/// Bytes of all caches of one generate() on the CPU at most: beams share the prompt's pages, and
+/// each has its own behind them.
+int64_t generation_cache_bytes(const Llama& llama, int64_t prompt_tokens,
+                               const GenerateOptions& options);
+
+/// Error naming both amounts when these bytes do not fit into nine tenths of the memory that is
+/// available. A model that is not on the CPU passes.
+void check_generation_memory(const Llama& llama, int64_t prompt_tokens,
+                             const GenerateOptions& options,
+                             int64_t available = available_memory());
 
 }  // namespace euromodal

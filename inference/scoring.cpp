@@ -10,6 +10,7 @@
 #include <c10/core/GradMode.h>
 
 #include "backbone/greedy.h"
+#include "backbone/prefill.h"
 #include "core/error.h"
 #include "inference/generator.h"
 
@@ -17,23 +18,7 @@ namespace euromodal {
 
 namespace {
 
-constexpr int64_t kHeadRows = 256;   // 256 rows of a vocabulary of 128,000 are 131 MB
-constexpr int64_t kChunkRows = 512;  // of one pass through the blocks
-
-/// Final hidden rows of one window, in chunks over a cache of its own.
-at::Tensor window_rows(const Llama& llama, const std::vector<int64_t>& ids) {
-  KvCache cache = llama.make_cache();
-  std::vector<at::Tensor> out;
-  for (size_t begin = 0; begin < ids.size(); begin += kChunkRows) {
-    const size_t end = std::min(ids.size(), begin + kChunkRows);
-    const std::vector<int64_t> part(ids.begin() + static_cast<int64_t>(begin),
-                                    ids.begin() + static_cast<int64_t>(end));
-    const at::Tensor ids_C = at::tensor(part, at::kLong).to(llama.embedding_VD().device());
-    const auto rows = Segments::one(static_cast<int64_t>(part.size()));
-    out.push_back(llama.forward_cached(llama.embed(ids_C, rows), cache));
-  }
-  return out.size() == 1 ? out[0] : at::cat(out, 0);
-}
+constexpr int64_t kHeadRows = 256;  // 256 rows of a vocabulary of 128,000 are 131 MB
 
 /// What score_text() and compare_models() walk over: windows, and blocks of head rows in them.
 struct Walk {
@@ -63,17 +48,27 @@ struct Walk {
     int64_t scored = 1;  // tokens that have their score; the first has none
     for (int64_t begin = 0; scored < total; begin += stride) {
       const int64_t end = std::min(total, begin + window);
-      std::vector<at::Tensor> hidden_WD;
-      for (const Llama* llama : models)
-        hidden_WD.push_back(window_rows(*llama, {ids.begin() + begin, ids.begin() + end}));
-      for (int64_t first = scored; first < end; first += kHeadRows) {  // row t - 1 says of token t
-        const int64_t count = std::min(kHeadRows, end - first);
-        std::vector<at::Tensor> log_p_RV;
-        for (size_t m = 0; m < models.size(); ++m)
-          log_p_RV.push_back(at::log_softmax(
-              checked_logits(*models[m], hidden_WD[m].narrow(0, first - 1 - begin, count)), 1));
-        rows(log_p_RV,
-             std::span(ids).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
+      const auto text =
+          std::span(ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+      std::vector<KvCache> caches;
+      for (const Llama* llama : models) caches.push_back(llama->make_cache());
+      std::vector<Prefill> passes;
+      for (size_t m = 0; m < models.size(); ++m) passes.emplace_back(*models[m], text, caches[m]);
+      while (!passes[0].done()) {
+        const int64_t piece = begin + passes[0].begin();
+        std::vector<at::Tensor> hidden_CD;
+        for (Prefill& pass : passes) hidden_CD.push_back(pass.step());
+        // Row t - 1 says of token t.
+        const int64_t last = std::min(end, piece + hidden_CD[0].size(0) + 1);
+        for (int64_t first = std::max(scored, piece + 1); first < last; first += kHeadRows) {
+          const int64_t count = std::min(kHeadRows, last - first);
+          std::vector<at::Tensor> log_p_RV;
+          for (size_t m = 0; m < models.size(); ++m)
+            log_p_RV.push_back(at::log_softmax(
+                checked_logits(*models[m], hidden_CD[m].narrow(0, first - 1 - piece, count)), 1));
+          rows(log_p_RV,
+               std::span(ids).subspan(static_cast<size_t>(first), static_cast<size_t>(count)));
+        }
       }
       scored = end;
     }
@@ -137,7 +132,11 @@ at::Tensor embed_text(const Llama& llama, const std::vector<int64_t>& ids) {
   const c10::NoGradGuard no_grad;
   check_token_ids(ids, llama.config());
   check_prompt_length(static_cast<int64_t>(ids.size()), llama.config());
-  return window_rows(llama, ids).to(at::kFloat).mean(0).cpu();
+  KvCache cache = llama.make_cache();
+  at::Tensor sum_D = at::zeros({llama.config().hidden_size}, at::kDouble);
+  for (Prefill prefill(llama, ids, cache); !prefill.done();)
+    sum_D += prefill.step().sum(0, /*keepdim=*/false, at::kDouble).cpu();
+  return (sum_D / static_cast<double>(ids.size())).to(at::kFloat);
 }
 
 }  // namespace euromodal

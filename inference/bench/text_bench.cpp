@@ -9,26 +9,26 @@
 #include <c10/core/InferenceMode.h>
 
 #include "backbone/packed_model.h"
+#include "backbone/prefill.h"
 #include "core/error.h"
 #include "inference/bench/machine_limits.h"
-#include "inference/memory.h"
 
 namespace euromodal {
 
 namespace {
 
-constexpr int64_t kChunk = 512;  // rows of one pass over a prompt
-
 /// One repetition of a case.
 class TextBenchRun {
  public:
-  TextBenchRun(const Llama& llama, const TextBenchCase& what) : llama_(llama), what_(what) {
+  TextBenchRun(const Llama& llama, const TextBenchCase& what, const TextBenchOptions& options)
+      : llama_(llama), what_(what), options_(options) {
     check(what.tokens > 0 && what.depth >= 0 && what.batch > 0,
           "bench: {} tokens at depth {} in {} sequences", what.tokens, what.depth, what.batch);
     check(what.depth + what.tokens <= llama.config().max_positions,
           "bench: {} tokens at depth {} need more positions than the model has ({})", what.tokens,
           what.depth, llama.config().max_positions);
-    for (int64_t s = 0; s < what.batch; ++s) caches_.push_back(llama.make_cache());
+    for (int64_t s = 0; s < what.batch; ++s)
+      caches_.push_back(llama.make_cache(options.int8_cache));
     for (KvCache& cache : caches_) pointers_.push_back(&cache);
     for (KvCache* cache : pointers_) prompt(what.depth, *cache);
   }
@@ -47,14 +47,11 @@ class TextBenchRun {
 
  private:
   void prompt(int64_t tokens, KvCache& cache) {
-    at::Tensor last;
-    for (int64_t begin = 0; begin < tokens; begin += kChunk) {
-      const int64_t count = std::min(kChunk, tokens - begin);
-      const at::Tensor ids_T =
-          at::arange(begin + 1, begin + count + 1).remainder(llama_.config().vocab_size);
-      last = llama_.forward_cached(llama_.embed(ids_T, Segments::one(count)), cache);
-    }
-    if (last.defined()) llama_.logits(last.narrow(0, last.size(0) - 1, 1));
+    if (tokens == 0) return;
+    std::vector<int64_t> ids;
+    for (int64_t i = 0; i < cache.length() + tokens; ++i)
+      ids.push_back((i + 1) % llama_.config().vocab_size);
+    llama_.logits(Prefill(llama_, ids, cache, options_.prefill_rows).last_row());
   }
 
   std::vector<int64_t> step(const std::vector<int64_t>& tokens) {
@@ -67,13 +64,14 @@ class TextBenchRun {
 
   const Llama& llama_;
   TextBenchCase what_;
+  const TextBenchOptions& options_;
   std::vector<KvCache> caches_;
   std::vector<KvCache*> pointers_;
 };
 
 /// Tokens per second that the limits allow.
-double limit_rate(const Llama& llama, const TextBenchCase& what, double bytes_per_s,
-                  double flops_per_s) {
+double limit_rate(const Llama& llama, const TextBenchCase& what, bool int8_cache,
+                  double bytes_per_s, double flops_per_s) {
   const LlamaConfig& c = llama.config();
   const auto batch = static_cast<double>(what.batch);
   // Middle of the run: half of the new tokens lie behind what is there.
@@ -81,7 +79,7 @@ double limit_rate(const Llama& llama, const TextBenchCase& what, double bytes_pe
   if (what.generate) {
     const double bytes =
         static_cast<double>(linear_bytes(llama)) +
-        batch * length * static_cast<double>(cache_bytes_per_token(c, llama.dtype()));
+        batch * length * static_cast<double>(llama.cache_layout(int8_cache).token_bytes());
     return batch * bytes_per_s / bytes;
   }
   const double matrices = static_cast<double>(
@@ -103,11 +101,11 @@ std::vector<TextBenchResult> bench_text(const Llama& llama, const TextBenchOptio
   for (int64_t repetition = 0; repetition < options.repetitions; ++repetition) {
     for (size_t i = 0; i < out.size(); ++i) {
       const TextBenchCase& what = out[i].what;
-      TextBenchRun run(llama, what);
+      TextBenchRun run(llama, what, options);
       const auto probe = [&] { return what.generate ? read_bandwidth() : matrix_rate(bf16); };
       const double before = probe(), seconds = run.seconds(), after = probe();
       const double limit = (before + after) / 2.0;
-      limits[i].push_back(limit_rate(llama, what, limit, limit));
+      limits[i].push_back(limit_rate(llama, what, options.int8_cache, limit, limit));
       out[i].tokens_per_s.push_back(static_cast<double>(what.batch * what.tokens) / seconds);
       out[i].share.push_back(out[i].tokens_per_s.back() / limits[i].back());
       out[i].limit_tokens_per_s = median(limits[i]);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "backbone/llama.h"
+#include "backbone/prefill.h"
 #include "core/json.h"
 
 namespace euromodal {
@@ -31,6 +32,8 @@ struct TextBenchResult {
 struct TextBenchOptions {
   std::vector<TextBenchCase> cases;
   int64_t repetitions = 5;
+  int64_t prefill_rows = kPrefillRows;               // of one pass over a prompt
+  bool int8_cache = false;                           // keys and values as int8 codes
   std::function<void(const TextBenchResult&)> done;  // called as each case ends
 };
 

@@ -32,9 +32,7 @@ class GeneratorTest : public testing::Test {
   static const Llama& llama() { return *model_->llama; }
   static Generated run(const std::vector<int64_t>& prompt, GenerateOptions options,
                        bool logits = false, const std::function<void(int64_t)>& on_token = {}) {
-    const auto rows = Segments::one(static_cast<int64_t>(prompt.size()));
-    return generate(llama(), prompt, llama().embed(at::tensor(prompt, at::kLong), rows), options,
-                    logits, on_token);
+    return generate(llama(), {prompt, {}}, options, logits, on_token);
   }
   static GenerateOptions options_of(const Json& json) {
     GenerateOptions options;
