@@ -5,6 +5,7 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "backbone/kernels/gelu/gelu.h"
 #include "backbone/kernels/layer_norm/layer_norm.h"
 #include "backbone/kernels/linear/linear.h"
 #include "backbone/kernels/rms_norm/rms_norm.h"
@@ -137,7 +138,8 @@ at::Tensor Projector::normalise(const at::Tensor& rows_LE, const Segments& rows)
 at::Tensor Projector::project(const at::Tensor& x_RI, const Segments& rows) const {
   if (x_RI.size(0) == 0)
     return at::empty({0, linear_2_weight_.size(0)}, linear_2_weight_.options());
-  const at::Tensor h_RH = at::gelu(linear(x_RI, linear_1_weight_, linear_1_bias_, rows));
+  const at::Tensor h_RH =
+      gelu(linear(x_RI, linear_1_weight_, linear_1_bias_, rows), GeluKind::kGelu);
   const at::Tensor y_RD = linear(h_RH, linear_2_weight_, linear_2_bias_, rows);
   if (!gain_.defined()) return y_RD;
   const at::Tensor ones_D = at::ones({y_RD.size(1)}, y_RD.options());

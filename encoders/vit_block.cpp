@@ -20,27 +20,11 @@ Activation parse_activation(const std::string& word, const std::string& where) {
   throw ConfigError("{}: got {}, expected gelu, gelu_pytorch_tanh or quick_gelu", where, word);
 }
 
-namespace {
-
-at::Tensor block_activate(const at::Tensor& x, Activation activation) {
-  switch (activation) {
-    case Activation::kGelu:
-      return at::gelu(x, "none");
-    case Activation::kGeluTanh:
-      return at::gelu(x, "tanh");
-    case Activation::kQuickGelu:
-      break;
-  }
-  return x * at::sigmoid(x * 1.702);
-}
-
-}  // namespace
-
 at::Tensor activate(const at::Tensor& x_TF, Activation activation, const Segments& rows) {
-  if (!rows.per_sample || rows.count() == 1) return block_activate(x_TF, activation);
+  if (!rows.per_sample || rows.count() == 1) return gelu(x_TF, activation);
   std::vector<at::Tensor> parts;
   for (int64_t s = 0; s < rows.count(); ++s)
-    parts.push_back(block_activate(x_TF.narrow(0, rows.begin(s), rows.length(s)), activation));
+    parts.push_back(gelu(x_TF.narrow(0, rows.begin(s), rows.length(s)), activation));
   return at::cat(parts);
 }
 

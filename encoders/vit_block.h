@@ -9,6 +9,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "backbone/kernels/gelu/gelu_kind.h"
 #include "backbone/kernels/segments.h"
 #include "backbone/nn/checkpointing.h"
 #include "backbone/nn/linear.h"
@@ -16,7 +17,7 @@
 
 namespace euromodal {
 
-enum class Activation { kGelu, kGeluTanh, kQuickGelu };
+using Activation = GeluKind;
 /// transformers' names: gelu, gelu_pytorch_tanh, quick_gelu; else ConfigError naming `where`.
 Activation parse_activation(const std::string& word, const std::string& where);
 /// Elementwise. With rows.per_sample sample by sample: ATen's vector loops and their tails round

@@ -292,9 +292,7 @@ void GraphDecoder::wide_linear(const DecodeLinear& layer, const SkinnyLinearArgs
     x_BI = rms_norm(x_BI, weight_D, args.norm_eps, rows);
   }
   at::Tensor y_BO = euromodal::linear(x_BI, layer.weight_OI, layer.bias_O, rows);
-  if (args.epilogue == SkinnyEpilogue::kSwiglu)
-    y_BO = swiglu(y_BO.narrow(1, 0, args.N / 2).contiguous(),
-                  y_BO.narrow(1, args.N / 2, args.N / 2).contiguous());
+  if (args.epilogue == SkinnyEpilogue::kSwiglu) y_BO = swiglu(y_BO);
   if (args.residual_MN != nullptr) y_BO = y_BO + view(args.residual_MN, args.N, at::kBFloat16);
   view(args.y_MN, y_BO.size(1), args.y_type == DType::kF32 ? at::kFloat : at::kBFloat16)
       .copy_(y_BO);

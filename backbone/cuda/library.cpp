@@ -15,6 +15,12 @@ const euromodal::CudaOps* euromodal_cuda_ops() {
   static const euromodal::CudaOps ops{
       .rms_norm_forward = &cuda::rms_norm_forward,
       .rms_norm_backward = &cuda::rms_norm_backward,
+      .layer_norm_forward = &cuda::layer_norm_forward,
+      .layer_norm_backward = &cuda::layer_norm_backward,
+      .gelu_forward = &cuda::gelu_forward,
+      .gelu_backward = &cuda::gelu_backward,
+      .swiglu_forward = &cuda::swiglu_forward,
+      .swiglu_backward = &cuda::swiglu_backward,
       .cross_entropy_rows = &cuda::cross_entropy_rows,
       .distillation_rows = &cuda::distillation_rows,
       .make_decoder = &cuda::make_decoder,

@@ -15,6 +15,23 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& dy_TD,
                                                      const at::Tensor& inv_rms_T,
                                                      bool wants_dweight);
 
+// layer_norm.cpp
+std::tuple<at::Tensor, at::Tensor> layer_norm_forward(const at::Tensor& x_TD,
+                                                      const at::Tensor& weight_D,
+                                                      const at::Tensor& bias_D, double eps);
+LayerNormGrads layer_norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD,
+                                   const at::Tensor& weight_D, const at::Tensor& stats_2T,
+                                   const LayerNormWanted& wanted);
+
+// gelu.cpp
+at::Tensor gelu_forward(const at::Tensor& x, GeluKind kind);
+at::Tensor gelu_backward(const at::Tensor& dy, const at::Tensor& x, GeluKind kind);
+
+// swiglu.cpp
+at::Tensor swiglu_forward(const at::Tensor& gate_TF, const at::Tensor& up_TF);
+void swiglu_backward(const at::Tensor& dy_TF, const at::Tensor& gate_TF, const at::Tensor& up_TF,
+                     const at::Tensor& dgate_TF, const at::Tensor& dup_TF);
+
 // cross_entropy.cpp
 void cross_entropy_rows(const CrossEntropyChunk& chunk);
 

@@ -36,7 +36,7 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& dy_TD,
   at::Tensor dx_TD = at::empty_like(x), dweight_D, partial_PD;
   if (wants_dweight) {
     dweight_D = at::empty_like(w);
-    partial_PD = at::empty({kRmsNormPartials, x.size(1)}, x.options().dtype(at::kFloat));
+    partial_PD = at::empty({kNormPartials, x.size(1)}, x.options().dtype(at::kFloat));
   }
   const RmsNormBackwardArgs args{
       .dy_TD = dy.const_data_ptr(),

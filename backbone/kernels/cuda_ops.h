@@ -6,6 +6,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "backbone/kernels/gelu/gelu_kind.h"
+
 namespace euromodal {
 
 class Decoder;
@@ -32,8 +34,15 @@ struct DistillationChunk {
   bool gradient;
 };
 
+struct LayerNormGrads {
+  at::Tensor dx_TD, dweight_D, dbias_D;  // undefined where not wanted
+};
+struct LayerNormWanted {
+  bool dx, dweight, dbias;
+};
+
 struct CudaOps {
-  /// x_TD, weight_D (f32 or bf16, contiguous, on one CUDA device) -> y_TD, and 1/rms of each row
+  /// x_TD, weight_D (f32, bf16 or f16, on one CUDA device) -> y_TD, and 1/rms of each row
   /// [T] f32.
   std::tuple<at::Tensor, at::Tensor> (*rms_norm_forward)(const at::Tensor& x_TD,
                                                          const at::Tensor& weight_D,
@@ -45,6 +54,25 @@ struct CudaOps {
                                                           const at::Tensor& weight_D,
                                                           const at::Tensor& inv_rms_T,
                                                           bool wants_dweight) = nullptr;
+  /// x_TD, weight_D, bias_D (f32, bf16 or f16) -> y_TD, and mean and 1/deviation of each row [2, T]
+  /// f32.
+  std::tuple<at::Tensor, at::Tensor> (*layer_norm_forward)(const at::Tensor& x_TD,
+                                                           const at::Tensor& weight_D,
+                                                           const at::Tensor& bias_D,
+                                                           double eps) = nullptr;
+  /// The same bits on every run.
+  LayerNormGrads (*layer_norm_backward)(const at::Tensor& dy_TD, const at::Tensor& x_TD,
+                                        const at::Tensor& weight_D, const at::Tensor& stats_2T,
+                                        const LayerNormWanted& wanted) = nullptr;
+  /// x of any shape (f32, bf16, f16) -> y or, with dy, dx.
+  at::Tensor (*gelu_forward)(const at::Tensor& x, GeluKind kind) = nullptr;
+  at::Tensor (*gelu_backward)(const at::Tensor& dy, const at::Tensor& x, GeluKind kind) = nullptr;
+  /// gate_TF, up_TF: f32, bf16 or f16; rows may lie apart (the halves of a fused row) -> y_TF.
+  at::Tensor (*swiglu_forward)(const at::Tensor& gate_TF, const at::Tensor& up_TF) = nullptr;
+  /// Writes dgate_TF and dup_TF, whose rows may lie apart too.
+  void (*swiglu_backward)(const at::Tensor& dy_TF, const at::Tensor& gate_TF,
+                          const at::Tensor& up_TF, const at::Tensor& dgate_TF,
+                          const at::Tensor& dup_TF) = nullptr;
   /// Formula in backbone/kernels/cross_entropy/cross_entropy.cpp; same bits on every run.
   void (*cross_entropy_rows)(const CrossEntropyChunk& chunk) = nullptr;
   /// Formula in backbone/kernels/distillation/distillation.cpp; same bits on every run.

@@ -6,6 +6,7 @@
 #include "backbone/kernels/attention/attention.h"
 #include "backbone/kernels/cross_entropy/cross_entropy.h"
 #include "backbone/kernels/embedding/embedding.h"
+#include "backbone/kernels/gelu/gelu.h"
 #include "backbone/kernels/layer_norm/layer_norm.h"
 #include "backbone/kernels/linear/linear.h"
 #include "backbone/kernels/rms_norm/rms_norm.h"

@@ -60,6 +60,7 @@ class DeviceBuffer {
   T* as() const {
     return static_cast<T*>(memory_.get());
   }
+  size_t element_size() const { return c10::elementSize(type_); }
   /// Waits for the device; a copy on the CPU.
   at::Tensor tensor() const {
     at::Tensor out = at::empty(sizes_, at::TensorOptions().dtype(type_));

@@ -6,6 +6,7 @@
 #include <cuda_runtime_api.h>
 
 #include "backbone/kernels/cuda/dtype.h"
+#include "backbone/kernels/cuda/norm_partials.h"
 
 namespace euromodal {
 
@@ -16,12 +17,8 @@ struct RmsNormForwardArgs {
   float* inv_rms_T;
   int64_t rows, width;
   float eps;
-  DType type;
+  DType type;  // f32, bf16, f16
 };
-
-/// Rows of partial sums of the weight gradient that rms_norm_backward needs as scratch:
-/// [kRmsNormPartials, D] f32.
-constexpr int64_t kRmsNormPartials = 64;
 
 struct RmsNormBackwardArgs {
   const void* dy_TD;
@@ -30,9 +27,9 @@ struct RmsNormBackwardArgs {
   const float* inv_rms_T;
   void* dx_TD;
   void* dweight_D;    // null: not wanted (a frozen weight), no scratch either
-  float* partial_PD;  // [kRmsNormPartials, D] scratch
+  float* partial_PD;  // [kNormPartials, D] scratch
   int64_t rows, width;
-  DType type;
+  DType type;  // f32, bf16, f16
 };
 
 cudaError_t rms_norm_forward(const RmsNormForwardArgs& args, cudaStream_t stream) noexcept;

@@ -8,8 +8,8 @@
 
 #include "backbone/kernels/autograd.h"
 #include "backbone/kernels/checks.h"
+#include "backbone/kernels/cuda_ops.h"
 #include "backbone/kernels/simd.h"
-#include "backbone/kernels/swiglu/swiglu_ref.h"
 
 namespace euromodal {
 
@@ -101,15 +101,64 @@ struct SwigluFunction final : torch::autograd::Function<SwigluFunction> {
   }
 };
 
+/// The same on a CUDA device.
+struct SwigluCudaFunction final : torch::autograd::Function<SwigluCudaFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_TF,
+                            const at::Tensor& up_TF) {
+    ctx->save_for_backward({gate_TF, up_TF});
+    return cuda_ops().swiglu_forward(gate_TF, up_TF);
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor dgate_TF = at::empty(saved[0].sizes(), saved[0].options()),
+                     dup_TF = at::empty(saved[1].sizes(), saved[1].options());
+    cuda_ops().swiglu_backward(grads[0], saved[0], saved[1], dgate_TF, dup_TF);
+    return {dgate_TF, dup_TF};
+  }
+};
+
+at::Tensor swiglu_half(const at::Tensor& rows_TG, int64_t which) {
+  const int64_t width = rows_TG.size(1) / 2;
+  return rows_TG.narrow(1, which * width, width);
+}
+
+/// Of a fused row; its gradient is one tensor, which no operator has to put together.
+struct SwigluFusedCudaFunction final : torch::autograd::Function<SwigluFusedCudaFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_up_TG) {
+    ctx->save_for_backward({gate_up_TG});
+    return cuda_ops().swiglu_forward(swiglu_half(gate_up_TG, 0), swiglu_half(gate_up_TG, 1));
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const at::Tensor x_TG = ctx->get_saved_variables()[0];
+    const at::Tensor dx_TG = at::empty(x_TG.sizes(), x_TG.options());
+    cuda_ops().swiglu_backward(grads[0], swiglu_half(x_TG, 0), swiglu_half(x_TG, 1),
+                               swiglu_half(dx_TG, 0), swiglu_half(dx_TG, 1));
+    return {dx_TG};
+  }
+};
+
 }  // namespace
 
 at::Tensor swiglu(const at::Tensor& gate_TF, const at::Tensor& up_TF) {
   check_shape(gate_TF, {-1, -1}, "swiglu", "gate_TF");
   check_shape(up_TF, gate_TF.sizes(), "swiglu", "up_TF");
   check_same(up_TF, gate_TF, "swiglu", "up_TF");
-  if (gate_TF.is_cuda()) return swiglu_ref(gate_TF, up_TF);  // LibTorch's own two kernels
+  if (gate_TF.is_cuda() && !needs_graph(gate_TF, up_TF))
+    return cuda_ops().swiglu_forward(gate_TF, up_TF);
+  if (gate_TF.is_cuda()) return SwigluCudaFunction::apply(gate_TF, up_TF);
   if (!needs_graph(gate_TF, up_TF)) return swiglu_forward(gate_TF, up_TF);
   return SwigluFunction::apply(gate_TF, up_TF);
+}
+
+at::Tensor swiglu(const at::Tensor& gate_up_TG) {
+  check_shape(gate_up_TG, {-1, -1}, "swiglu", "gate_up_TG");
+  check(gate_up_TG.size(1) % 2 == 0, "swiglu: gate_up_TG has {} columns, expected an even number",
+        gate_up_TG.size(1));
+  if (gate_up_TG.is_cuda() && needs_graph(gate_up_TG))
+    return SwigluFusedCudaFunction::apply(gate_up_TG);
+  return swiglu(swiglu_half(gate_up_TG, 0), swiglu_half(gate_up_TG, 1));
 }
 
 }  // namespace euromodal

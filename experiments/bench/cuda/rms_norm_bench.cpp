@@ -64,7 +64,7 @@ EM_GPU_BENCH(rms_norm_backward) {
     void* dweight = bench.zeros(width_bytes);
     const auto* inv_rms = static_cast<const float*>(bench.random(static_cast<size_t>(rows.T) * 4));
     auto* partial =
-        static_cast<float*>(bench.zeros(static_cast<size_t>(kRmsNormPartials * rows.D) * 4));
+        static_cast<float*>(bench.zeros(static_cast<size_t>(kNormPartials * rows.D) * 4));
     const double us = bench.time_us([&](int i, cudaStream_t stream) {
       return euromodal::rms_norm_backward({.dy_TD = dy[i % copies],
                                            .x_TD = x[i % copies],

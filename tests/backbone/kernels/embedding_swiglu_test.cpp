@@ -1,8 +1,9 @@
-// Embedding rows and SwiGLU.
+// Embedding rows, SwiGLU and GELU.
 #include <gtest/gtest.h>
 
 #include "backbone/kernels/embedding/embedding.h"
 #include "backbone/kernels/embedding/embedding_ref.h"
+#include "backbone/kernels/gelu/gelu.h"
 #include "backbone/kernels/swiglu/swiglu.h"
 #include "backbone/kernels/swiglu/swiglu_ref.h"
 #include "core/error.h"
@@ -71,6 +72,34 @@ TEST(SwigluTest, MatchesReferenceForwardAndBackward) {
       EXPECT_TRUE(tensor_near(ua.grad(), ub.grad(), tolerance));
     }
   }
+}
+
+TEST(SwigluTest, AFusedRowIsItsTwoHalves) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kDouble}) {
+    const at::Tensor gate_up = leaf(randn({9, 26}, 1, dtype)), dy = randn({9, 13}, 2, dtype);
+    const at::Tensor gate = leaf(gate_up.detach().narrow(1, 0, 13)),
+                     up = leaf(gate_up.detach().narrow(1, 13, 13));
+    const at::Tensor y = swiglu(gate_up), want = swiglu(gate, up);
+    EXPECT_TRUE(same_bits(y, want));
+    y.backward(dy);
+    want.backward(dy);
+    EXPECT_TRUE(same_bits(gate_up.grad(), at::cat({gate.grad(), up.grad()}, 1)));
+  }
+  EXPECT_THROW(swiglu(at::ones({2, 5})), Error);
+  EXPECT_THROW(swiglu(at::ones({4})), Error);
+}
+
+// Against the formulas, written out here in double.
+TEST(GeluTest, ThreeForms) {
+  const at::Tensor x = randn({7, 33}, 1, at::kDouble) * 3;
+  const at::Tensor cube = x + 0.044715 * x.pow(3);
+  EXPECT_TRUE(tensor_near(gelu(x, GeluKind::kGelu), x * (1 + (x / std::sqrt(2.0)).erf()) / 2));
+  EXPECT_TRUE(tensor_near(gelu(x, GeluKind::kGeluTanh),
+                          x * (1 + (cube * std::sqrt(2.0 / M_PI)).tanh()) / 2));
+  EXPECT_TRUE(tensor_near(gelu(x, GeluKind::kQuickGelu), x / (1 + (-1.702 * x).exp())));
+  for (const GeluKind kind : {GeluKind::kGelu, GeluKind::kGeluTanh, GeluKind::kQuickGelu})
+    EXPECT_TRUE(gradcheck([&](const std::vector<at::Tensor>& in) { return gelu(in[0], kind); },
+                          {randn({3, 5}, 2, at::kDouble)}));
 }
 
 TEST(SwigluTest, SurvivesExtremeGates) {

@@ -65,6 +65,13 @@ TEST(OperatorsOnGpuTest, GiveWhatTheCpuGives) {
     compare(
         "swiglu", [&](const auto& x) { return swiglu(x[0], x[1]); },
         {drawn({T, 33}, type), drawn({T, 33}, type)}, device, tolerance);
+    compare(
+        "swiglu of fused rows", [&](const auto& x) { return swiglu(x[0]); }, {drawn({T, 66}, type)},
+        device, tolerance);
+    for (const GeluKind kind : {GeluKind::kGelu, GeluKind::kGeluTanh, GeluKind::kQuickGelu})
+      compare(
+          "gelu", [&](const auto& x) { return gelu(x[0], kind); }, {drawn({T, 33}, type)}, device,
+          tolerance);
     const RopeTable table = rope_table({.head_dim = 16, .max_positions = 64}, 64, 64);
     compare(
         "rope",
