@@ -23,7 +23,7 @@ struct BatchSums {
 struct BatchGradientOptions {
   bool deterministic = false;
   bool overlap = true;
-  int64_t parts = 1;                    // of a global batch; part p is rank p mod world's
+  int64_t parts = 1;  // of a global batch; part p is rank p mod world's
 };
 
 class BatchGradient {

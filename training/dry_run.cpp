@@ -10,6 +10,7 @@
 #include "training/dist/counting.h"
 #include "training/frozen_memory.h"
 #include "training/optimizer.h"
+#include "training/sharded_blocks.h"
 #include "training/train_options.h"
 
 namespace euromodal {
@@ -84,7 +85,17 @@ Json dry_run(const Config& config, int ranks, const std::optional<std::filesyste
                   {"master", master},
                   {"gradients", 4 * most},
                   {"optimizer", 4 * optimizer.held()}};
-  if (options.shard_frozen) {
+  if (options.shard_frozen && options.device != "cpu") {
+    const Llama* backbone = objective->backbone();
+    int64_t frozen = 0;
+    if (backbone != nullptr)
+      for (const auto& block :
+           frozen_blocks(objective->parameters(), trainable, backbone->config().num_layers))
+        for (const NamedTensor& p : block) frozen += static_cast<int64_t>(p.tensor.nbytes());
+    out["shard_frozen"] = {{"blocks", frozen}, {"on_each_gpu", Json::object()}};
+    for (int node = 2; node <= ranks && node <= 64; node *= 2)
+      out["shard_frozen"]["on_each_gpu"][std::to_string(node)] = frozen / node;
+  } else if (options.shard_frozen) {
     const FrozenTensors frozen = frozen_tensors(objective->parameters(), trainable);
     out["shard_frozen"] = {{"shared", frozen.own_bytes},
                            {"mapped", frozen.mapped_bytes},

@@ -19,6 +19,8 @@ namespace euromodal {
 ///                                      parallel.shard_frozen: frozen bytes that a node holds once
 ///                                      in memory or in mapped files; less of `parameters` on
 ///                                      nodes of so many ranks
+///   shard_frozen: {blocks, on_each_gpu: {"2": ..., "4": ...}}   where run.device is a GPU: frozen
+///                                      bytes of the backbone's blocks, and a rank's slice
 ///   sent: {"step 0": {operation: {calls, bytes}}, "step 1": ...}
 /// Steps count alike but for the first, which also learns the order of the buckets.
 /// `model`: where the model is left as it starts, for a stage that begins with it.

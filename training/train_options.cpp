@@ -57,10 +57,6 @@ TrainOptions TrainOptions::parse(const Config& config) {
                        "{}: expected a number in (0, 4000], got {}", parallel.where("bucket_mb"),
                        out.bucket_mb);
     out.shard_frozen = parallel.boolean("shard_frozen", false);
-    check<ConfigError>(!out.shard_frozen || out.device == "cpu",
-                       "{}: ranks share memory on the CPU alone; on {} every rank holds the frozen "
-                       "weights whole, so leave it out or set it to false",
-                       parallel.where("shard_frozen"), out.device);
   }
 
   out.trainable = config.strs("trainable");

@@ -20,6 +20,7 @@
 #include "training/parameter_groups.h"
 #include "training/run_folder.h"
 #include "training/run_log.h"
+#include "training/sharded_blocks.h"
 #include "training/step_guard.h"
 #include "training/stop_request.h"
 #include "training/straggler.h"
@@ -74,9 +75,10 @@ class Trainer {
     const std::vector<int64_t> group_of = assign_groups(trainable_, groups_);
     for (const NamedTensor& p : trainable_) p.tensor.requires_grad_(true);
     identity_.frozen = hash_frozen(objective_->parameters(), trainable_);  // on the host, before
-    move_parameters(objective_->parameters(), device_);
     if (device_.is_cuda() && world.size() > 1)
       device_collectives_ = make_device_collectives(world, {.device = device_.index()});
+    if (options_.shard_frozen && device_collectives_) shard_blocks();
+    move_parameters(objective_->parameters(), device_);
     const FlatOptions layout{.bucket_bytes = static_cast<int64_t>(options_.bucket_mb * 1e6),
                              .zero = options_.zero,
                              .rank = world.rank(),
@@ -153,6 +155,24 @@ class Trainer {
     });
   }
 
+  /// parallel.shard_frozen on GPUs: the backbone's blocks never lie whole on one of them.
+  void shard_blocks() {
+    Llama* backbone = objective_->backbone();
+    Collectives& node = world_.node();
+    if (backbone == nullptr || node.size() == 1) return;
+    sharded_ = std::make_shared<ShardedBlocks>(
+        frozen_blocks(objective_->parameters(), trainable_, backbone->config().num_layers),
+        node.rank(), node.size(), device_,
+        [&](int64_t bytes) { return device_collectives_->peer_slices(bytes); });
+    backbone->set_block_hooks(sharded_);
+    if (world_.rank() == 0)
+      log_info(
+          "shard_frozen: of the backbone's blocks {:.1f} MB on each GPU, {:.1f} MB for those in "
+          "use",
+          static_cast<double>(sharded_->own_bytes()) / 1e6,
+          static_cast<double>(sharded_->place_bytes()) / 1e6);
+  }
+
   fs::path checkpoints() const { return options_.dir / "checkpoints"; }
   RunParts parts() const { return {*buffer_, *optimizer_, *guard_, average_.get()}; }
 
@@ -163,6 +183,10 @@ class Trainer {
       objective_->save_model(options_.dir / name);
       log_info("model={}", (options_.dir / name).string());
     };
+    if (sharded_) {  // no pass follows
+      objective_->backbone()->set_block_hooks(nullptr);
+      sharded_->give_back();
+    }
     if (average_) average_->swap(*buffer_, world_);
     if (average_ && !options_.ema_is_model) {
       save("model_ema");
@@ -376,6 +400,7 @@ class Trainer {
   at::Device device_;
   std::unique_ptr<DeviceCollectives> device_collectives_;  // several ranks on GPUs
   FrozenMemory frozen_memory_;                             // outlives the tensors in it
+  std::shared_ptr<ShardedBlocks> sharded_;                 // null: each rank holds its blocks
   std::unique_ptr<Objective> objective_;
   std::shared_ptr<const Dataset> data_;
   std::shared_ptr<const Dataset> validation_data_;

@@ -185,11 +185,6 @@ TEST_F(FrozenMemoryTest, WhatCannotBeSharedIsRefused) {
   ASSERT_EQ(start(2, world_.config("text", "full"), {"parallel.shard_frozen=true"}), 1) << log();
   EXPECT_THAT(log(), HasSubstr("shard_frozen shares what is frozen, but 'trainable' takes every "
                                "tensor"));
-  ASSERT_EQ(start(1, world_.config("text", "gpu"),
-                  {"parallel.shard_frozen=true", "run.device=cuda", "run.deterministic=false"}),
-            1)
-      << log();
-  EXPECT_THAT(log(), HasSubstr("shard_frozen: ranks share memory on the CPU alone; on cuda"));
 }
 
 TEST(FrozenTensorsTest, MappedTrainedAndTiedTensorsAreCountedOnce) {

@@ -3,11 +3,59 @@
 // ranks.
 #pragma once
 #include <cstring>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "training/dist/device_collectives.h"
+#include "training/dist/peer_slices.h"
 
 namespace euromodal {
+
+/// Copies happen at once, or, `lazy`, no sooner than they must: what is used too early or taken
+/// away too soon shows as other bits in one of the two.
+class HostPeerSlices final : public PeerSlices {
+ public:
+  HostPeerSlices(Collectives& node, int64_t bytes, bool lazy) : node_(&node), lazy_(lazy) {
+    const std::vector<char> all = node.all_gather(&bytes, sizeof bytes);
+    for (size_t r = 0; r * sizeof bytes < all.size(); ++r) {
+      int64_t theirs = 0;
+      std::memcpy(&theirs, all.data() + r * sizeof bytes, sizeof bytes);
+      first_.push_back(first_.back() + theirs);
+    }
+    memory_ = node.node_memory(first_.back());
+  }
+  void* own() override { return memory_->data() + first_[node_->rank()]; }
+  void seal() override {
+    node_->barrier();
+    memory_->seal();
+    node_->barrier();
+  }
+  void copy(int rank, int64_t offset, int64_t bytes, void* to) override {
+    check<DistError>(offset + bytes <= first_[rank + 1] - first_[rank], "beyond rank {}", rank);
+    waiting_.push_back({memory_->data() + first_[rank] + offset, bytes, to});
+    if (!lazy_) run();
+  }
+  void follow() override {}
+  void join() override { run(); }
+
+ private:
+  struct Copy {
+    const char* from;
+    int64_t bytes;
+    void* to;
+  };
+  void run() {
+    for (const Copy& c : waiting_) std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
+    waiting_.clear();
+  }
+
+  Collectives* node_;
+  bool lazy_;
+  std::vector<int64_t> first_ = {0};  // byte of each rank
+  std::unique_ptr<NodeMemory> memory_;
+  std::vector<Copy> waiting_;
+};
 
 class HostDeviceCollectives final : public DeviceCollectives {
  public:
@@ -47,10 +95,11 @@ class HostDeviceCollectives final : public DeviceCollectives {
     for (const int64_t bound : slices) bytes.push_back(bound * device_type_bytes(type));
     of(group).all_gather_slices(data, bytes);
   }
-  void join() override { ++joins; }
+  std::unique_ptr<PeerSlices> peer_slices(int64_t bytes) override {
+    return std::make_unique<HostPeerSlices>(world_->node(), bytes, /*lazy=*/true);
+  }
+  void join() override {}
   void wait() override {}
-
-  int64_t joins = 0;
 
  private:
   Collectives& of(DeviceGroup group) const {

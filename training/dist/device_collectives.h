@@ -15,6 +15,7 @@
 #include <string>
 
 #include "training/dist/collectives.h"
+#include "training/dist/peer_slices.h"
 
 namespace euromodal {
 
@@ -49,6 +50,10 @@ class DeviceCollectives {
   /// In place: this rank's slice of `data` goes to every other rank. Slices are in numbers.
   virtual void all_gather_slices(void* data, const Slices& slices, DeviceType type,
                                  DeviceGroup group) = 0;
+  /// `bytes` of this rank's GPU memory for its node to read (any number, also 0). Every rank of the
+  /// node calls it; this object outlives the result. DistError when there is too little memory, or
+  /// when a GPU of the node cannot read another's.
+  virtual std::unique_ptr<PeerSlices> peer_slices(int64_t bytes) = 0;
   /// What the caller's stream queues from here on runs behind every call so far.
   virtual void join() = 0;
   /// The host waits for every call so far. DistError when NCCL reports a fault; past the deadline

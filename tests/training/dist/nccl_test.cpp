@@ -5,6 +5,7 @@
 
 #include "tests/support/temp.h"
 #include "training/dist/counting.h"
+#include "training/dist/nccl/ipc_slices.h"
 #include "training/dist/nccl/nccl_collectives.h"
 
 namespace euromodal {
@@ -22,7 +23,8 @@ struct FakeNccl {
   int fault = 0;            // async_error's state once `fault_after` polls are over
   int fault_after = 0;
   int init_code = kNcclSuccess;
-  int left = 0, queries_left = 0, polls = 0, comms = 0, ids = 0;
+  int left = 0, queries_left = 0, polls = 0, comms = 0, ids = 0, opened = 0;
+  std::string refuses;  // "allocate", "open" (of the second peer)
 
   void begin(const std::string& call) {
     calls.push_back(call);
@@ -152,6 +154,38 @@ NcclApi fake_api() {
     return kFakeNotReady;
   };
   api.not_ready = kFakeNotReady;
+  api.stream_wait = [](CudaStream stream) {
+    fake->begin("host waits for " + fake_name(stream));
+    return 0;
+  };
+  api.allocate = [](void** memory, size_t bytes) {
+    fake->begin(fmt::format("allocate {}", bytes));
+    *memory = reinterpret_cast<void*>(static_cast<intptr_t>(0x1000));
+    return fake->refuses == "allocate" ? 2 : 0;
+  };
+  api.release = [](void* memory) {
+    fake->begin("release " + fake_name(memory));
+    return 0;
+  };
+  api.ipc_handle = [](IpcHandle* handle, void* memory) {
+    fake->begin("handle of " + fake_name(memory));
+    handle->bytes.fill('h');
+    return 0;
+  };
+  api.ipc_open = [](void** memory, const IpcHandle* handle) {
+    fake->begin(fmt::format("open {}", handle->bytes[63]));
+    *memory = reinterpret_cast<void*>(static_cast<intptr_t>(0x2000 * ++fake->opened));
+    return fake->refuses == "open" && fake->opened == 2 ? 217 : 0;
+  };
+  api.ipc_close = [](void* memory) {
+    fake->begin("close " + fake_name(memory));
+    return 0;
+  };
+  api.copy = [](void* to, const void* from, size_t bytes, CudaStream stream) {
+    fake->begin(fmt::format("copy {} from {} to {} on {}", bytes, reinterpret_cast<intptr_t>(from),
+                            fake_name(to), fake_name(stream)));
+    return 0;
+  };
   api.cuda_error_text = [](int) { return "invalid device ordinal"; };
   return api;
 }
@@ -304,6 +338,78 @@ TEST_F(NcclTest, APeerThatIsGoneDoesNotKeepTheEndWaiting) {
   }
   EXPECT_THAT(fake_.called("finalize"), ElementsAre("finalize 3"));
   EXPECT_THAT(fake_.called("abort"), ElementsAre("abort 3", "abort 2", "abort 1"));
+}
+
+/// One node of three ranks, of which rank 1 exists.
+class OneNode final : public Collectives {
+ public:
+  int rank() const override { return 1; }
+  int size() const override { return 3; }
+  int local_rank() const override { return 1; }
+  int local_size() const override { return 3; }
+  void set_phase(const std::string&, double) override {}
+  void barrier() override { fake->begin("barrier"); }
+  void broadcast(void*, int64_t, int) override {}
+  void all_reduce_sum(double*, int64_t) override {}
+  void all_reduce_max(double*, int64_t) override {}
+  void gather_slices(const void*, const Slices&, void*, int) override {}
+  std::unique_ptr<Pending> start_all_reduce_sum(float*, int64_t) override { return nullptr; }
+  std::unique_ptr<Pending> start_reduce_scatter_sum(const ScatterSum&) override { return nullptr; }
+  std::unique_ptr<Pending> start_all_gather_slices(void*, const Slices&) override {
+    return nullptr;
+  }
+  std::vector<char> all_gather(const void* data, int64_t bytes) override {
+    const auto* mine = static_cast<const char*>(data);
+    std::vector<char> out;
+    for (int r = 0; r < 3; ++r) out.insert(out.end(), mine, mine + bytes);
+    return out;
+  }
+  void ordered_sum(const std::vector<const float*>&, const std::vector<int64_t>&, int64_t,
+                   float*) override {}
+  std::unique_ptr<NodeMemory> node_memory(int64_t) override { return nullptr; }
+  Collectives& node() override { return *this; }
+  Collectives& cross() override { return *this; }
+};
+
+TEST_F(NcclTest, PeersMemoryIsOpenedReadInOrderAndClosedBeforeItIsFreed) {
+  OneNode node;
+  const auto caller = reinterpret_cast<CudaStream>(static_cast<intptr_t>(0x7));
+  {
+    const auto slices = make_ipc_slices(fake_api(), node, caller, 100);
+    EXPECT_THAT(fake_.calls, ElementsAre("allocate 100", "handle of 4096", "open h", "open h"));
+    fake_.calls.clear();
+    EXPECT_EQ(slices->own(), reinterpret_cast<void*>(static_cast<intptr_t>(0x1000)));
+    slices->seal();
+    slices->follow();
+    slices->copy(2, 10, 90, nullptr);
+    slices->copy(1, 0, 100, nullptr);
+    slices->copy(0, 100, 0, nullptr);  // nothing
+    slices->join();
+    EXPECT_THAT(fake_.calls,
+                ElementsAre("host waits for 7", "barrier", "record on 7", "stream 5 waits",
+                            "copy 90 from 16394 to none on 5", "copy 100 from 4096 to none on 5",
+                            "record on 5", "stream 7 waits"));
+    EXPECT_TRUE(throws_with<DistError>([&] { slices->copy(2, 50, 51, nullptr); },
+                                       {"bytes 50 to 101 of rank 2 of the node"}));
+    EXPECT_THROW(slices->copy(3, 0, 1, nullptr), DistError);
+    fake_.calls.clear();
+  }
+  EXPECT_THAT(fake_.calls, ElementsAre("host waits for 5", "close 8192", "close 16384", "barrier",
+                                       "release 4096", "event_destroy", "stream_destroy"));
+}
+
+TEST_F(NcclTest, MemoryThatPeersCannotReadIsNamed) {
+  OneNode node;
+  fake_.refuses = "open";
+  EXPECT_TRUE(throws_with<DistError>(
+      [&] { make_ipc_slices(fake_api(), node, nullptr, 100); },
+      {"the GPU memory of rank 2 cannot be read", "peer access", "parallel.shard_frozen"}));
+  EXPECT_THAT(fake_.called("close"), ElementsAre("close 8192"));
+  EXPECT_EQ(fake_.called("release").size(), 1U);
+  fake_.refuses = "allocate";
+  EXPECT_TRUE(throws_with<DistError>([&] { make_ipc_slices(fake_api(), node, nullptr, 100); },
+                                     {"100 bytes of GPU memory", "frozen weights"}));
+  EXPECT_EQ(fake_.called("release").size(), 1U) << "nothing to free the second time";
 }
 
 TEST(NcclRootTest, IdsAreMadeWhereNcclExpectsThem) {

@@ -15,4 +15,4 @@ add_dependencies(tests_training_dist tests_training_dist_mpi)
 target_compile_definitions(tests_training_dist PRIVATE EM_MPIRUN="${MPIEXEC_EXECUTABLE}" EM_MPI_PROGRAM="$<TARGET_FILE:tests_training_dist_mpi>")
 set_tests_properties(tests_training_dist PROPERTIES LABELS "unit;mpi" TIMEOUT 180)
 # NCCL's logic, which lives in libeuromodal_cuda.so, with a fake NCCL.
-target_sources(tests_training_dist PRIVATE ${CMAKE_SOURCE_DIR}/training/dist/nccl/nccl_collectives.cpp)
+target_sources(tests_training_dist PRIVATE ${CMAKE_SOURCE_DIR}/training/dist/nccl/nccl_collectives.cpp ${CMAKE_SOURCE_DIR}/training/dist/nccl/ipc_slices.cpp)

@@ -18,6 +18,10 @@ struct NcclId {
 };
 enum class NcclType { kF32, kBf16, kU8 };
 
+struct IpcHandle {
+  std::array<char, 64> bytes{};  // cudaIpcMemHandle_t
+};
+
 struct NcclApi {
   // Each returns an ncclResult_t. Communicators are made non-blocking: kNcclInProgress is no fault,
   // and async_error() says when it is over.
@@ -56,7 +60,14 @@ struct NcclApi {
   int (*stream_wait_event)(CudaStream stream, CudaEvent event) = nullptr;
   /// 0: all work before the event is done; `not_ready`: not yet; else a fault.
   int (*event_query)(CudaEvent event) = nullptr;
-  int not_ready = 0;  // cudaErrorNotReady
+  int not_ready = 0;                                // cudaErrorNotReady
+  int (*stream_wait)(CudaStream stream) = nullptr;  // the host does
+  int (*allocate)(void** memory, size_t bytes) = nullptr;
+  int (*release)(void* memory) = nullptr;
+  int (*ipc_handle)(IpcHandle* handle, void* memory) = nullptr;
+  int (*ipc_open)(void** memory, const IpcHandle* handle) = nullptr;
+  int (*ipc_close)(void* memory) = nullptr;
+  int (*copy)(void* to, const void* from, size_t bytes, CudaStream stream) = nullptr;
   const char* (*cuda_error_text)(int code) = nullptr;
 };
 

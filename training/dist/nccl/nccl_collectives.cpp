@@ -10,6 +10,8 @@
 #include <thread>
 #include <vector>
 
+#include "training/dist/nccl/ipc_slices.h"
+
 namespace euromodal {
 namespace {
 
@@ -82,6 +84,10 @@ class NcclCollectives final : public DeviceCollectives {
                              DeviceGroup group) override;
   void all_gather_slices(void* data, const Slices& slices, DeviceType type,
                          DeviceGroup group) override;
+  std::unique_ptr<PeerSlices> peer_slices(int64_t bytes) override {
+    usable();
+    return make_ipc_slices(api_, world_->node(), caller_, bytes);
+  }
   void join() override;
   void wait() override;
 
@@ -112,6 +118,7 @@ class NcclCollectives final : public DeviceCollectives {
   void queue_slices(const char* operation, const Slices& slices, DeviceGroup group, F&& call);
 
   NcclApi api_;
+  Collectives* world_ = nullptr;
   std::array<Group, 3> groups_{Group{"world"}, Group{"node"}, Group{"cross"}};
   CudaStream stream_ = nullptr, caller_ = nullptr;
   CudaEvent ready_ = nullptr, done_ = nullptr;
@@ -128,6 +135,7 @@ NcclCollectives::NcclCollectives(const NcclApi& api, const DeviceOptions& option
 }
 
 void NcclCollectives::start(Collectives& world, const DeviceOptions& options) {
+  world_ = &world;
   groups_[0].rank = world.rank();
   groups_[0].size = world.size();
   cuda(api_.set_device(options.device), "cudaSetDevice");

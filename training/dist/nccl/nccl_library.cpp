@@ -13,6 +13,7 @@ namespace euromodal {
 namespace {
 
 static_assert(sizeof(NcclId) == sizeof(ncclUniqueId));
+static_assert(sizeof(IpcHandle) == sizeof(cudaIpcMemHandle_t));
 static_assert(static_cast<int>(kNcclSuccess) == static_cast<int>(ncclSuccess));
 static_assert(static_cast<int>(kNcclInProgress) == static_cast<int>(ncclInProgress));
 
@@ -121,6 +122,23 @@ NcclApi library_api() {
     return cudaStreamWaitEvent(library_stream(stream), library_event(event), 0);
   };
   api.event_query = [](CudaEvent event) -> int { return cudaEventQuery(library_event(event)); };
+  api.stream_wait = [](CudaStream stream) -> int {
+    return cudaStreamSynchronize(library_stream(stream));
+  };
+  api.allocate = [](void** memory, size_t bytes) -> int { return cudaMalloc(memory, bytes); };
+  api.release = [](void* memory) -> int { return cudaFree(memory); };
+  api.ipc_handle = [](IpcHandle* handle, void* memory) -> int {
+    return cudaIpcGetMemHandle(reinterpret_cast<cudaIpcMemHandle_t*>(handle->bytes.data()), memory);
+  };
+  api.ipc_open = [](void** memory, const IpcHandle* handle) -> int {
+    cudaIpcMemHandle_t copy;
+    std::copy_n(handle->bytes.data(), sizeof copy, reinterpret_cast<char*>(&copy));
+    return cudaIpcOpenMemHandle(memory, copy, cudaIpcMemLazyEnablePeerAccess);
+  };
+  api.ipc_close = [](void* memory) -> int { return cudaIpcCloseMemHandle(memory); };
+  api.copy = [](void* to, const void* from, size_t bytes, CudaStream stream) -> int {
+    return cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, library_stream(stream));
+  };
   api.not_ready = cudaErrorNotReady;
   api.cuda_error_text = [](int code) { return cudaGetErrorString(static_cast<cudaError_t>(code)); };
   return api;
