@@ -1,6 +1,7 @@
 // chat.cpp — `euromodal chat`: a conversation on the terminal or through a pipe, with the model's
 // chat template. Answers go to stdout as they come; everything else to stderr.
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
@@ -24,6 +25,7 @@
 #include "core/error.h"
 #include "core/files.h"
 #include "inference/generator.h"
+#include "inference/kept_sequences.h"
 #include "inference/memory.h"
 #include "multimodal/model.h"
 
@@ -82,13 +84,13 @@ class ChatModel {
                      modality_name(kind));
     inputs_.push_back(coupled_->prepare(kind, {.name = file, .bytes = {}}));
     kinds_.push_back(kind);
-    keys_.push_back(std::to_string(next_key_++));
+    numbers_.push_back(next_number_++);
   }
   size_t media_count() const { return inputs_.size(); }
   void keep_media(size_t count) {
     inputs_.resize(count);
     kinds_.resize(count);
-    keys_.resize(count);
+    numbers_.resize(count);
   }
   const std::vector<Modality>& kinds() const { return kinds_; }
 
@@ -108,8 +110,12 @@ class ChatModel {
     example.plan = plan_prompt(text, kinds_, counts, /*use_template=*/false, context());
     example.kinds = kinds_;
     example.inputs = inputs_;
-    example.media_keys = keys_;
-    Prompt out{example.plan.ids, {}};
+    std::array<std::vector<int64_t>, 3> numbers;
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      example.media_keys.push_back(std::to_string(numbers_[i]));
+      numbers[static_cast<size_t>(kinds_[i])].push_back(numbers_[i]);
+    }
+    Prompt out{example.plan.ids, {}, prompt_keys(example.plan, numbers)};
     check_prompt(out.ids);
     std::vector<Example> examples;
     examples.push_back(std::move(example));
@@ -132,14 +138,18 @@ class ChatModel {
   FeatureCache features_{kFeatureCacheBytes};  // media of earlier turns are encoded once
   std::vector<EncoderInput> inputs_;           // of the conversation, in order
   std::vector<Modality> kinds_;
-  std::vector<std::string> keys_;
-  int64_t next_key_ = 0;
+  std::vector<int64_t> numbers_;  // of each medium, never given twice
+  int64_t next_number_ = 0;
 };
 
 class Conversation {
  public:
-  Conversation(ChatModel& model, const GenerationFlags& flags, std::string system)
-      : model_(model), flags_(flags), options_(flags.options), system_(std::move(system)) {
+  Conversation(ChatModel& model, const GenerationFlags& flags, std::string system, bool timings)
+      : model_(model),
+        flags_(flags),
+        options_(flags.options),
+        system_(std::move(system)),
+        timings_(timings) {
     options_.interrupted = [] { return chat_interrupted != 0; };
     reset();
   }
@@ -202,6 +212,15 @@ class Conversation {
     if (options_.beams > 1)  // beams are known only at the end
       for (int64_t id : out.tokens) printer.push(id);
     printer.finish();
+    if (timings_) {
+      const GenerateTimings& t = out.timings;
+      std::fputs(
+          fmt::format("prompt_tokens={} reused_tokens={} first_token_s={:.4f} new_tokens={} "
+                      "decode_s={:.4f}\n",
+                      t.prompt_tokens, t.reused_tokens, t.prefill_s, t.new_tokens, t.decode_s)
+              .c_str(),
+          stderr);
+    }
     return flags_.text_of(out.tokens);
   }
 
@@ -209,6 +228,7 @@ class Conversation {
   const GenerationFlags& flags_;
   GenerateOptions options_;
   std::string system_;
+  bool timings_;
   std::vector<ChatMessage> messages_;
   size_t settled_media_ = 0;  // media of turns that have been answered
 };
@@ -222,6 +242,9 @@ int run_chat(int argc, char** argv) {
   parser.text("--model", &dir, "DIR", "model folder: text, or coupled with media",
               /*required=*/true);
   parser.text("--system", &system, "TEXT", "system message at the start");
+  bool timings = false;
+  parser.flag("--timings", &timings,
+              "after each answer a line on stderr: tokens of the prompt, those reused, seconds");
   flags.declare(parser);
   if (!parser.parse(argc, argv)) return 0;
   flags.finish(parser);
@@ -237,7 +260,7 @@ int run_chat(int argc, char** argv) {
   flags.bind(model.context().tokenizer, std::move(stop_ids));
   flags.prepare(model.llama(), 0);
 
-  Conversation conversation(model, flags, system);
+  Conversation conversation(model, flags, system, timings);
   const bool terminal = ::isatty(STDIN_FILENO) != 0;
   if (terminal) std::fputs(kChatHelp, stderr);
   bool failed = false;

@@ -30,9 +30,9 @@ int run_generate_batch(const TextModel& model, const std::shared_ptr<const Token
   job.options = flags.options;
   job.limits.sequences = args.sequences;
   job.limits.pass_rows = std::max(flags.options.prefill_rows, args.sequences);
-  // Four fifths of the memory: the rest is for what a pass makes.
+  // Seven tenths of the memory: the rest is for beginnings that are kept and what a pass makes.
   job.limits.cache_tokens =
-      std::max<int64_t>(1, available_memory() / 5 * 4 /
+      std::max<int64_t>(1, available_memory() / 10 * 7 /
                                model.llama->cache_layout(flags.options.int8_cache).token_bytes());
   job.text_of = [&](const std::vector<int64_t>& tokens) { return flags.text_of(tokens); };
   struct sigaction action = {};
@@ -45,9 +45,10 @@ int run_generate_batch(const TextModel& model, const std::shared_ptr<const Token
     log_warn("stopped; the same command goes on from {}.part", args.output);
     return 1;
   }
-  log_info("{} answers in {} ({} new tokens, {:.1f} tokens/s)", out.lines, args.output,
-           out.new_tokens,
-           out.seconds > 0.0 ? static_cast<double>(out.new_tokens) / out.seconds : 0.0);
+  log_info("{} answers in {} ({} new tokens, {:.1f} tokens/s; {} of {} prompt tokens reused)",
+           out.lines, args.output, out.new_tokens,
+           out.seconds > 0.0 ? static_cast<double>(out.new_tokens) / out.seconds : 0.0,
+           out.reused_tokens, out.prompt_tokens);
   if (out.failed > 0)
     log_warn("{} prompts could not be taken; their lines hold \"error\"", out.failed);
   return out.failed > 0 ? 1 : 0;

@@ -16,6 +16,8 @@
 #include "core/log.h"
 #include "inference/grammar/json_schema.h"
 #include "inference/grammar/regex.h"
+#include "inference/kept_sequences.h"
+#include "inference/memory.h"
 
 namespace euromodal::cli {
 
@@ -121,6 +123,8 @@ void GenerationFlags::declare(Options& parser) {
              "guess up to N tokens from earlier text and check them at once (same answer, sooner)",
              0, 64);
   parser.i64("--prefill-chunk", &options.prefill_rows, kPrefillHelp, 1, kMaxPrefillRows);
+  parser.flag("--no-prefix-reuse", &no_reuse_,
+              "read every prompt whole, also where an earlier one began the same");
   parser.text("--dtype", &dtype_word_, "WORD",
               "float32, bfloat16 or float16 (without it: as the model's files)");
   parser.text("--device", &device_word_, "WORD", "cpu, cuda or cuda:N");
@@ -160,6 +164,9 @@ bool parse_cpu_cache_word(const std::string& word) {
 void GenerationFlags::prepare(const Llama& llama, int64_t positions) {
   if (device.is_cpu()) {
     pack_by_word(llama, weights_word_);
+    if (!no_reuse_)
+      options.kept = std::make_shared<KeptSequences>(llama.cache_layout(options.int8_cache),
+                                                     KeptLimits{.bytes = available_memory() / 8});
     return;
   }
   if (llama.dtype() != at::kBFloat16) {
@@ -277,12 +284,13 @@ std::string generated_json(const Generated& generated, const GenerationFlags& fl
   Json json = {{"text", flags.text_of(generated.tokens)},
                {"tokens", generated.tokens},
                {"prompt_tokens", t.prompt_tokens},
+               {"reused_tokens", t.reused_tokens},
                {"finish_reason", finish_reason_name(generated.finish)},
                {"timings",
                 {{"load_s", load_s},
                  {"prefill_s", t.prefill_s},
                  {"decode_s", t.decode_s},
-                 {"prefill_tokens_per_s", rate(t.prompt_tokens, t.prefill_s)},
+                 {"prefill_tokens_per_s", rate(t.prompt_tokens - t.reused_tokens, t.prefill_s)},
                  {"decode_tokens_per_s", rate(t.new_tokens, t.decode_s)},
                  {"steps", t.steps}}}};
   if (!generated.logprobs.empty()) json["logprobs"] = logprobs_json(generated.logprobs, flags);

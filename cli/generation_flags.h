@@ -55,8 +55,10 @@ class GenerationFlags {
   /// finish(); `tokenizer` may be null (UsageError for what needs one).
   void bind(std::shared_ptr<const Tokenizer> tokenizer, std::vector<int64_t> model_stop_ids);
   /// Makes a loaded model ready to decode sequences of up to `positions` (0: the model's limit). On
-  /// the CPU: packs its weights as --weights says (a bfloat16 model always). On a CUDA device, for
-  /// a bfloat16 model: options.decoder. UsageError when --weights or --kv-cache do not go with it.
+  /// the CPU: packs its weights as --weights says (a bfloat16 model always), and options.kept but
+  /// for
+  /// --no-prefix-reuse. On a CUDA device, for a bfloat16 model: options.decoder. UsageError when
+  /// --weights or --kv-cache do not go with it.
   void prepare(const Llama& llama, int64_t positions);
   /// New tokens as text, up to the first stop string.
   std::string text_of(const std::vector<int64_t>& tokens) const;
@@ -70,7 +72,7 @@ class GenerationFlags {
   std::shared_ptr<const StopStrings> stops;  // after bind(); null: no tokenizer
 
  private:
-  bool greedy_ = false, ignore_eos_ = false;
+  bool greedy_ = false, ignore_eos_ = false, no_reuse_ = false;
   std::vector<std::string> stop_texts_;
   std::string regex_, json_schema_;
   std::shared_ptr<const Tokenizer> tokenizer_;
@@ -98,9 +100,9 @@ class TokenPrinter {
   bool ended_ = false;
 };
 
-/// The object of --json: text, tokens, prompt_tokens, finish_reason, timings {prefill_s, decode_s,
-/// prefill_tokens_per_s, decode_tokens_per_s} and what `load_s` says; logprobs and beams when asked
-/// for. `tokenizer` may be null: then texts are empty.
+/// The object of --json: text, tokens, prompt_tokens, reused_tokens, finish_reason, timings
+/// {prefill_s, decode_s, prefill_tokens_per_s, decode_tokens_per_s} and what `load_s` says;
+/// logprobs and beams when asked for. `tokenizer` may be null: then texts are empty.
 std::string generated_json(const Generated& generated, const GenerationFlags& flags, double load_s);
 
 /// Writes `logits` [T, V] f32, atomically.

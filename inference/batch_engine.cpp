@@ -8,6 +8,7 @@
 
 #include "backbone/greedy.h"
 #include "core/error.h"
+#include "inference/kept_sequences.h"
 
 namespace euromodal {
 
@@ -18,6 +19,9 @@ struct BatchEngine::Slot {
   KvCache cache;
   int64_t budget, reserved;
   Generated result;
+  bool begun = false;  // its cache holds what is known of its beginning, or more
+
+  bool reads_prompt() const { return begun && cache.length() < sequence.prompt_tokens; }
 
   int64_t due() const { return static_cast<int64_t>(sequence.ids.size()) - cache.length(); }
 };
@@ -66,6 +70,24 @@ void BatchEngine::admit() {
   }
 }
 
+/// Gives a slot what is kept of its prompt's beginning; false: another slot is reading a longer
+/// part of it just now.
+bool BatchEngine::begin(Slot& slot) {
+  KeptSequences* const kept = slot.request.options.kept.get();
+  if (kept) {
+    const auto keys =
+        std::span(std::as_const(slot.request.prompt_ids))
+            .first(slot.request.prompt_ids.size() - 1);  // the last row says what comes next
+    const int64_t known = std::max(kept->common(keys), kept->limits().least - 1);
+    for (const auto& other : running_)
+      if (other->reads_prompt() && common_beginning(other->request.prompt_ids, keys) > known)
+        return false;
+    if (auto cache = kept->take(keys)) slot.cache = std::move(*cache);
+    slot.result.timings.reused_tokens = slot.cache.length();
+  }
+  return slot.begun = true;
+}
+
 void BatchEngine::step(const std::function<void(int64_t, Generated)>& done) {
   const c10::NoGradGuard no_grad;
   admit();
@@ -77,9 +99,10 @@ void BatchEngine::step(const std::function<void(int64_t, Generated)>& done) {
   std::vector<Slot*> slots;
   for (const auto& slot : running_) {
     if (slot->budget == 0) continue;
-    const int64_t room = limits_.pass_rows - static_cast<int64_t>(ids.size()),
-                  count = std::min(room, slot->due());
-    if (count <= 0) break;
+    const int64_t room = limits_.pass_rows - static_cast<int64_t>(ids.size());
+    if (room == 0) break;
+    if (!slot->begun && !begin(*slot)) continue;
+    const int64_t count = std::min(room, slot->due());
     const auto begin = slot->sequence.ids.begin() + slot->cache.length();
     ids.insert(ids.end(), begin, begin + count);
     lengths.push_back(count);
@@ -94,6 +117,9 @@ void BatchEngine::step(const std::function<void(int64_t, Generated)>& done) {
     const at::Tensor hidden_TD = llama_.forward_cached(llama_.embed(ids_T, rows), rows, caches);
     for (size_t i = 0; i < slots.size(); ++i) {
       if (slots[i]->due() > 0) continue;  // more of its prompt comes first
+      KeptSequences* const kept = slots[i]->request.options.kept.get();
+      if (kept && slots[i]->sequence.new_ids().empty())
+        kept->keep(slots[i]->request.prompt_ids, slots[i]->cache.clone());
       last_rows.push_back(rows.cu[i + 1] - 1);
       choosing.push_back(slots[i]);
     }

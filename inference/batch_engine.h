@@ -28,8 +28,9 @@ struct BatchRequest {
   GenerateOptions options;  // no beams, no lookup; one form of cache for all
 };
 
-/// Tokens are those that generate() chooses, but for what rounding in products of more rows does to
-/// logits that are all but equal.
+/// With options.kept prompts of a common beginning read it once: those that come while it is being
+/// read wait for it. Tokens are those that generate() chooses, but for what rounding in products of
+/// more rows does to logits that are all but equal.
 class BatchEngine {
  public:
   BatchEngine(const Llama& llama, const BatchLimits& limits);
@@ -45,6 +46,7 @@ class BatchEngine {
  private:
   struct Slot;
   int64_t reserved(const BatchRequest& request) const;
+  bool begin(Slot& slot);
   void admit();
 
   const Llama& llama_;

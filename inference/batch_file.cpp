@@ -202,6 +202,8 @@ BatchFileResult run_batch_file(const Llama& llama, const Tokenizer& tokenizer,
       engine.step([&](int64_t number, Generated answer) {
         const std::string& id = lines[static_cast<size_t>(number)].id;
         out.new_tokens += answer.timings.new_tokens;
+        out.prompt_tokens += answer.timings.prompt_tokens;
+        out.reused_tokens += answer.timings.reused_tokens;
         keep(id, {{"id", id},
                   {"text", job.text_of(answer.tokens)},
                   {"tokens", answer.tokens},

@@ -40,7 +40,8 @@ struct BatchFileJob {
 };
 
 struct BatchFileResult {
-  int64_t lines = 0, done_before = 0, failed = 0, new_tokens = 0;
+  int64_t lines = 0, done_before = 0, failed = 0, new_tokens = 0, prompt_tokens = 0,
+          reused_tokens = 0;
   double seconds = 0.0;
   bool complete = false;
 };

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "inference/kept_sequences.h"
 #include "inference/memory.h"
 
 namespace euromodal {
@@ -46,14 +47,15 @@ Example caption_example(const MultimodalModel& model, const std::vector<CaptionM
 Generated caption(const MultimodalModel& model, Example example, const GenerateOptions& options,
                   bool want_logits, const std::function<void(int64_t)>& on_token) {
   const c10::NoGradGuard no_graph;
-  std::vector<int64_t> ids = example.plan.ids;
+  std::vector<int64_t> ids = example.plan.ids, keys = prompt_keys(example.plan);
   const auto tokens = static_cast<int64_t>(ids.size());
   check_prompt_length(tokens, model.backbone().config());  // before the encoders work for nothing
   check_generation_memory(model.backbone(), tokens, options);
   std::vector<Example> one;
   one.push_back(std::move(example));
   const at::Tensor emb_TD = model.embed(collate(std::move(one), /*per_sample=*/false));
-  return generate(model.backbone(), {std::move(ids), emb_TD}, options, want_logits, on_token);
+  return generate(model.backbone(), {std::move(ids), emb_TD, std::move(keys)}, options, want_logits,
+                  on_token);
 }
 
 }  // namespace euromodal

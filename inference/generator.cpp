@@ -12,6 +12,7 @@
 #include "inference/beam_search.h"
 #include "inference/decoding.h"
 #include "inference/device_decode.h"
+#include "inference/kept_sequences.h"
 
 namespace euromodal {
 
@@ -144,6 +145,30 @@ void check_token_ids(const std::vector<int64_t>& ids, const LlamaConfig& config)
                      config.vocab_size);
 }
 
+namespace {
+
+/// A cache that holds what is known of the prompt's beginning: all but its last row at most, which
+/// says what comes next.
+KvCache begin_cache(const Llama& llama, std::span<const int64_t> keys, const Prompt& prompt,
+                    const GenerateOptions& options) {
+  if (options.kept) {
+    const size_t most = std::min(keys.size(), prompt.ids.size() - 1);
+    if (auto known = options.kept->take(keys.first(most))) return std::move(*known);
+  }
+  return llama.make_cache(options.int8_cache);
+}
+
+/// Keeps the cache of a prompt with `keys` and new tokens for those that come. The last token's row
+/// may not be there, and rows of guesses that were wrong may be.
+void keep_sequence(KeptSequences& kept, std::vector<int64_t> keys, int64_t prompt_tokens,
+                   std::span<const int64_t> tokens, KvCache cache) {
+  if (static_cast<int64_t>(keys.size()) == prompt_tokens && !tokens.empty())
+    keys.insert(keys.end(), tokens.begin(), tokens.end() - 1);
+  kept.keep(std::move(keys), std::move(cache));
+}
+
+}  // namespace
+
 Generated generate(const Llama& llama, const Prompt& prompt, const GenerateOptions& options,
                    bool want_logits, const std::function<void(int64_t)>& on_token) {
   const c10::NoGradGuard no_grad;
@@ -152,6 +177,8 @@ Generated generate(const Llama& llama, const Prompt& prompt, const GenerateOptio
   check(!prompt.emb_TD.defined() || prompt.emb_TD.size(0) == prompt_tokens,
         "generate: {} prompt ids but {} rows of embeddings", prompt_tokens,
         prompt.emb_TD.defined() ? prompt.emb_TD.size(0) : 0);
+  check(static_cast<int64_t>(prompt.keys.size()) <= prompt_tokens, "generate: {} keys for {} rows",
+        prompt.keys.size(), prompt_tokens);
   check(options.greedy || options.beams > 1 || options.temperature > 0.0,
         "generate: sampling needs a temperature above 0, got {}", options.temperature);
 
@@ -173,9 +200,12 @@ Generated generate(const Llama& llama, const Prompt& prompt, const GenerateOptio
   }
 
   const auto prefill_start = std::chrono::steady_clock::now();
-  KvCache cache = llama.make_cache(options.int8_cache);
+  const std::vector<int64_t>& keys = prompt.emb_TD.defined() ? prompt.keys : prompt.ids;
+  KvCache cache = want_logits ? llama.make_cache(options.int8_cache)
+                              : begin_cache(llama, keys, prompt, options);
   const int64_t budget = token_budget(prompt_tokens, llama.config(), options);
   Generated out;
+  out.timings.reused_tokens = cache.length();
   const at::Tensor last_1D = prefill_prompt(llama, prompt, cache, options, want_logits, out);
   if (!last_1D.defined()) {
     out.finish = FinishReason::kInterrupted;
@@ -186,9 +216,12 @@ Generated generate(const Llama& llama, const Prompt& prompt, const GenerateOptio
     const auto decode_start = std::chrono::steady_clock::now();
     Sequence sequence = Sequence::of_prompt(prompt.ids, options);
     if (options.beams > 1) {
+      if (options.kept) keep_sequence(*options.kept, keys, prompt_tokens, {}, cache.clone());
       beam_search(llama, std::move(sequence), first_1V, std::move(cache), budget, options, out);
     } else {
       decode(llama, sequence, first_1V, cache, budget, options, on_token, out);
+      if (options.kept)
+        keep_sequence(*options.kept, keys, prompt_tokens, out.tokens, std::move(cache));
     }
     out.timings.decode_s = seconds_since(decode_start);
   } else {

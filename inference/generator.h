@@ -18,6 +18,8 @@
 
 namespace euromodal {
 
+class KeptSequences;
+
 struct GenerateOptions {
   int64_t max_new_tokens = 128;
   bool greedy = true;        // false: sample
@@ -41,6 +43,8 @@ struct GenerateOptions {
   int64_t lookup = 0;     // tokens to guess from earlier text and check at once (0: one by one)
   int64_t prefill_rows = kPrefillRows;  // prompt rows of one pass
   bool int8_cache = false;              // keys and values as int8 codes (CPU only)
+  std::shared_ptr<KeptSequences>
+      kept;  // of this model and form of cache, on the CPU; null: every prompt is read whole
   std::shared_ptr<Decoder>
       decoder;  // of this model, for one sequence; null: the model's own passes
   std::function<bool()> interrupted;  // asked before every token: true ends the text there
@@ -49,12 +53,15 @@ struct GenerateOptions {
 /// What an answer goes on from.
 struct Prompt {
   std::vector<int64_t> ids;  // [T]; count as seen for the repetition rules
-  at::Tensor emb_TD;         // [T, D]: its rows (spliced media); undefined: the embedding of ids
+  at::Tensor emb_TD = {};    // [T, D]: its rows (spliced media); undefined: the embedding of ids
+  /// With emb_TD: keys of its first rows, as kept_sequences.h has them (else they are the ids).
+  std::vector<int64_t> keys = {};
 };
 
 struct GenerateTimings {
   double prefill_s = 0.0, decode_s = 0.0;
   int64_t prompt_tokens = 0, new_tokens = 0;
+  int64_t reused_tokens = 0;  // of the prompt, whose keys and values were there already
   int64_t steps = 0;  // passes through the model behind the prompt; fewer than tokens with lookup
 };
 

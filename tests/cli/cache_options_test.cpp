@@ -55,6 +55,53 @@ TEST_F(CacheOptionsTest, PiecesOfAPromptGiveTheSameAnswer) {
   }
 }
 
+TEST_F(CacheOptionsTest, TheSecondTurnOfAChatReadsOnlyWhatIsNew) {
+  const auto talk = [&](std::vector<std::string> words, const std::string& lines) {
+    words.insert(words.begin(), {"chat", "--model", dir_.path().string(), "--max-new-tokens", "3",
+                                 "--timings", "--ignore-eos"});
+    return run_program(words, lines);
+  };
+  const auto figures = [](const ProgramResult& result, const std::string& name) {
+    std::vector<int64_t> out;
+    for (size_t at = result.err.find(name + "="); at != std::string::npos;
+         at = result.err.find(name + "=", at + 1))
+      out.push_back(std::stoll(result.err.substr(at + name.size() + 1)));
+    return out;
+  };
+  const ProgramResult kept = talk({}, "hi\nyo\n"), fresh = talk({"--no-prefix-reuse"}, "hi\nyo\n");
+  ASSERT_EQ(kept.code, 0) << kept.err;
+  EXPECT_EQ(kept.out, fresh.out);
+  const std::vector<int64_t> prompt = figures(kept, "prompt_tokens"),
+                             reused = figures(kept, "reused_tokens");
+  ASSERT_EQ(prompt.size(), 2U) << kept.err;
+  ASSERT_EQ(reused.size(), 2U) << kept.err;
+  EXPECT_EQ(reused[0], 0);
+  EXPECT_GE(reused[1], prompt[0]);  // the first turn, and what is the same of its answer
+  EXPECT_LT(reused[1], prompt[1]);
+  EXPECT_EQ(figures(fresh, "reused_tokens"), (std::vector<int64_t>{0, 0}));
+  // A conversation that begins anew knows its first turn; only its last row is read again.
+  const ProgramResult again = talk({}, "hi\n/reset\nhi\n");
+  EXPECT_EQ(figures(again, "reused_tokens"), (std::vector<int64_t>{0, prompt[0] - 1}));
+}
+
+TEST_F(CacheOptionsTest, AFileOfPromptsReadsACommonBeginningOnce) {
+  std::string lines;
+  for (const char* end : {"x", "yz", "w"})
+    lines += Json{{"prompt", std::string("Answer in one word only: ") + end}}.dump() + "\n";
+  const fs::path input = dir_.write("in.jsonl", lines);
+  const auto run = [&](const char* name, std::vector<std::string> words) {
+    words.insert(words.begin(), {"--batch", input.string(), "--output", (dir_ / name).string(),
+                                 "--max-new-tokens", "6"});
+    const ProgramResult result = generate(words);
+    EXPECT_EQ(result.code, 0) << result.err;
+    return result.err;
+  };
+  EXPECT_NE(run("a", {}).find("52 of 82 prompt tokens reused"), std::string::npos) << run("c", {});
+  EXPECT_NE(run("b", {"--no-prefix-reuse"}).find(" 0 of 82"), std::string::npos);
+  EXPECT_EQ(read_bytes(dir_ / "a"), read_bytes(dir_ / "b"));
+  EXPECT_EQ(answer({"--prompt", "Hello", "--max-new-tokens", "2"})["reused_tokens"], 0);
+}
+
 TEST_F(CacheOptionsTest, WrongWordsAreNamed) {
   const auto with = [&](const char* option, const char* word) {
     return generate({"--prompt", "a", option, word});
