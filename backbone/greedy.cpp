@@ -29,6 +29,13 @@ at::Tensor decode_rows(const Llama& llama, const std::vector<int64_t>& ids, KvCa
   return checked_logits(llama, llama.forward_cached(llama.embed(ids_R, rows), cache));
 }
 
+at::Tensor decode_step(const Llama& llama, const std::vector<int64_t>& ids,
+                       std::span<KvCache* const> caches) {
+  const auto rows = Segments::from_lengths(std::vector<int64_t>(ids.size(), 1));
+  const at::Tensor ids_S = at::tensor(ids, at::kLong).to(llama.embedding_VD().device());
+  return checked_logits(llama, llama.forward_cached(llama.embed(ids_S, rows), rows, caches));
+}
+
 std::vector<int64_t> greedy_decode(const Llama& llama, const at::Tensor& prompt_emb_TD,
                                    int64_t max_new_tokens, const std::vector<int64_t>& stop_ids) {
   const c10::NoGradGuard no_grad;

@@ -47,11 +47,11 @@ class BeamSearch {
   void run(Sequence prompt, const at::Tensor& first_1V, KvCache cache, Generated& out);
 
  private:
-  std::vector<Candidate> candidates(const std::vector<at::Tensor>& logits_B1V);
+  std::vector<Candidate> candidates(const at::Tensor& logits_BV);
   void take_finished(const std::vector<Candidate>& candidates, int64_t length);
   void go_on(std::vector<Candidate> candidates);
   bool can_improve(int64_t length) const;
-  std::vector<at::Tensor> step();
+  at::Tensor step();
 
   const Llama& llama_;
   const GenerateOptions& options_;
@@ -63,12 +63,12 @@ class BeamSearch {
 
 /// The best (stop ids + 1) x beams continuations over all beams, best first: enough that `beams` of
 /// them go on.
-std::vector<Candidate> BeamSearch::candidates(const std::vector<at::Tensor>& logits_B1V) {
-  const int64_t vocab = logits_B1V[0].numel();
+std::vector<Candidate> BeamSearch::candidates(const at::Tensor& logits_BV) {
+  const int64_t vocab = logits_BV.size(1);
   std::vector<float> sums;
   sums.reserve(running_.size() * static_cast<size_t>(vocab));
   for (size_t b = 0; b < running_.size(); ++b) {
-    const float* data = logits_B1V[b].const_data_ptr<float>();
+    const float* data = logits_BV.const_data_ptr<float>() + static_cast<int64_t>(b) * vocab;
     std::vector<float> scores_V(data, data + vocab);
     log_softmax(scores_V);
     apply_rules(scores_V, running_[b].sequence, options_);
@@ -131,25 +131,29 @@ bool BeamSearch::can_improve(int64_t length) const {
   return running_.front().score / divisor > finished_.back().score;
 }
 
-std::vector<at::Tensor> BeamSearch::step() {
-  std::vector<at::Tensor> logits_B1V;
-  for (size_t b = 0; b < running_.size(); ++b)
-    logits_B1V.push_back(decode_rows(llama_, {running_[b].sequence.ids.back()}, caches_[b]));
-  return logits_B1V;
+/// All running beams in one pass, which reads the weights once -> [B, V].
+at::Tensor BeamSearch::step() {
+  std::vector<int64_t> last;
+  std::vector<KvCache*> caches;
+  for (size_t b = 0; b < running_.size(); ++b) {
+    last.push_back(running_[b].sequence.ids.back());
+    caches.push_back(&caches_[b]);
+  }
+  return decode_step(llama_, last, caches);
 }
 
 void BeamSearch::run(Sequence prompt, const at::Tensor& first_1V, KvCache cache, Generated& out) {
   running_.push_back({std::move(prompt), 0.0F});
   caches_.push_back(std::move(cache));
-  std::vector<at::Tensor> logits_B1V{first_1V};
+  at::Tensor logits_BV = first_1V;
   for (int64_t length = 1;; ++length) {
-    std::vector<Candidate> found = candidates(logits_B1V);
+    std::vector<Candidate> found = candidates(logits_BV);
     take_finished(found, length);
     if (length == budget_) break;
     go_on(std::move(found));
     if (running_.empty() || !can_improve(length)) break;
     if (options_.interrupted && options_.interrupted()) break;
-    logits_B1V = step();
+    logits_BV = step();
     ++out.timings.steps;
   }
   check(!finished_.empty() || !running_.empty(),

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/support/small_llama.h"
+#include "tests/support/tensor_near.h"
 
 namespace euromodal {
 namespace {
@@ -45,6 +46,36 @@ TEST(GreedyTest, PositionsEndIt) {
   const at::Tensor some = model.embed(std::vector<int64_t>(10, 3));
   EXPECT_EQ(greedy_decode(*model.text.llama, some, 100, {}).size(), 7U);
   EXPECT_TRUE(greedy_decode(*model.text.llama, some, 0, {}).empty());
+}
+
+// What beam search does: sequences over copies of one cache, all in one pass, then one by one. The
+// pages that the prompt fills stay one for all.
+TEST(GreedyTest, OnePassForSeveralSequencesIsWhatEachGivesAlone) {
+  const TextModel text = testing_support::small_llama({50, 32, 48, 2, 4, 2, 8, 512});
+  const Llama& llama = *text.llama;
+  KvCache prompt = llama.make_cache();
+  llama.forward_cached(testing_support::randn({70, 32}, 1, at::kFloat), prompt);
+  std::vector<KvCache> together, alone;
+  for (int b = 0; b < 5; ++b) {
+    together.push_back(prompt.clone());
+    alone.push_back(prompt.clone());
+  }
+  std::vector<KvCache*> caches;
+  for (KvCache& cache : together) caches.push_back(&cache);
+  for (int64_t step = 0; step < 3; ++step) {
+    std::vector<int64_t> ids;
+    for (int64_t b = 0; b < 5; ++b) ids.push_back((7 * b + 3 * step) % 50);
+    const at::Tensor got_SV = decode_step(llama, ids, caches);
+    for (size_t b = 0; b < 5; ++b) {
+      const at::Tensor want_1V = decode_rows(llama, {ids[b]}, alone[b]);
+      EXPECT_TRUE(testing_support::tensor_near(got_SV.narrow(0, static_cast<int64_t>(b), 1),
+                                               want_1V, {2e-5, 1e-5}));
+    }
+  }
+  for (const KvCache& cache : together) {
+    EXPECT_EQ(cache.own_bytes(), cache.layout().page_bytes());
+    EXPECT_EQ(cache.pages()[0], prompt.pages()[0]);
+  }
 }
 
 }  // namespace
