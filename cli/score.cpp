@@ -20,7 +20,7 @@ namespace euromodal::cli {
 
 int run_score(int argc, char** argv) {
   Options parser("score", "log-probabilities and perplexity of a text, or its embedding");
-  std::string dir, text, file, embedding, dtype, weights, reference, device = "cpu";
+  std::string dir, text, file, embedding, dtype, weights, reference, cache = "auto", device = "cpu";
   ScoreOptions options;
   bool json = false;
   parser.text("--model", &dir, "DIR", "model folder", /*required=*/true);
@@ -37,6 +37,8 @@ int run_score(int argc, char** argv) {
               "(safetensors)");
   parser.text("--dtype", &dtype, "WORD", "float32, bfloat16 or float16");
   parser.text("--weights", &weights, "WORD", kWeightsHelp);
+  parser.text("--kv-cache", &cache, "WORD",
+              "keys and values: auto (the model's dtype) or, on the CPU, int8");
   parser.text(
       "--reference", &reference, "DIR",
       "also say how far the model is from this one on the text: mean KL divergence, and how "
@@ -46,6 +48,9 @@ int run_score(int argc, char** argv) {
   check<UsageError>(parser.given("--text") != parser.given("--file"),
                     "give either --text or --file");
   const auto where = open_device(device);
+  check<UsageError>(where.is_cpu() || cache == "auto", "--kv-cache {} goes with --device cpu here",
+                    cache);
+  options.int8_cache = parse_cpu_cache_word(cache);
   const std::optional<at::ScalarType> type =
       parser.given("--dtype") ? std::optional(parse_dtype_word(dtype)) : std::nullopt;
   if (parser.given("--file")) text = read_text(file);

@@ -24,9 +24,10 @@ constexpr int64_t kHeadRows = 256;  // 256 rows of a vocabulary of 128,000 are 1
 struct Walk {
   const std::vector<int64_t>& ids;
   int64_t window, stride;
+  bool int8_cache;
 
   Walk(const Llama& llama, const std::vector<int64_t>& text, const ScoreOptions& options)
-      : ids(text) {
+      : ids(text), int8_cache(options.int8_cache) {
     check_token_ids(ids, llama.config());
     const auto total = static_cast<int64_t>(ids.size()), longest = llama.config().max_positions;
     check<DataError>(total >= 2, "a text of {} tokens has nothing to score; at least 2 are needed",
@@ -51,7 +52,8 @@ struct Walk {
       const auto text =
           std::span(ids).subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
       std::vector<KvCache> caches;
-      for (const Llama* llama : models) caches.push_back(llama->make_cache());
+      for (size_t m = 0; m < models.size(); ++m)  // the last is the model in question
+        caches.push_back(models[m]->make_cache(int8_cache && m + 1 == models.size()));
       std::vector<Prefill> passes;
       for (size_t m = 0; m < models.size(); ++m) passes.emplace_back(*models[m], text, caches[m]);
       while (!passes[0].done()) {

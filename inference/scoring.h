@@ -13,8 +13,9 @@ namespace euromodal {
 /// How a text that is longer than the window is cut: each window but the first scores what the one
 /// before has not seen and reads `window - stride` tokens before it.
 struct ScoreOptions {
-  int64_t window = 0;  // tokens of one pass; 0: max_position_embeddings
-  int64_t stride = 0;  // 0: half of the window
+  int64_t window = 0;       // tokens of one pass; 0: max_position_embeddings
+  int64_t stride = 0;       // 0: half of the window
+  bool int8_cache = false;  // keys and values of the model (not of a reference) as int8; CPU only
 };
 
 struct TextScore {

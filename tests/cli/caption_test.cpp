@@ -57,6 +57,32 @@ TEST(CaptionProgramTest, EveryGenerationOptionIsTaken) {
   }
 }
 
+// A picture of an earlier turn is known by what it is: neither encoded nor read again.
+TEST(CaptionProgramTest, TheSecondTurnOfAChatKnowsThePicture) {
+  const TempDir dir;
+  const std::string talk = "/image " + write_picture(dir, "a.ppm", 'a') + "\nwhat\nand\n/reset\n" +
+                           "/image " + write_picture(dir, "b.ppm", 'b') + "\nwhat\n";
+  const std::vector<std::string> chat = {"chat", "--model",   kModel,       "--max-new-tokens",
+                                         "3",    "--timings", "--kv-cache", "auto"};
+  auto whole = chat;
+  whole.emplace_back("--no-prefix-reuse");
+  const ProgramResult kept = run_program(chat, talk), fresh = run_program(whole, talk);
+  ASSERT_EQ(kept.code, 0) << kept.err;
+  EXPECT_EQ(kept.out, fresh.out);
+  std::vector<int64_t> prompt, reused;
+  std::istringstream lines(kept.err);
+  for (std::string line; std::getline(lines, line);) {
+    long long tokens = 0, known = 0;
+    if (std::sscanf(line.c_str(), "prompt_tokens=%lld reused_tokens=%lld", &tokens, &known) != 2)
+      continue;
+    prompt.push_back(tokens);
+    reused.push_back(known);
+  }
+  ASSERT_EQ(prompt.size(), 3U) << kept.err;
+  EXPECT_GE(reused[1], prompt[0]);
+  EXPECT_LT(reused[2], prompt[0] - 8);  // another picture: only the words before it
+}
+
 TEST(CaptionProgramTest, RecordsOfADataSet) {
   const TempDir dir;
   write_picture(dir, "a.ppm", 'a');

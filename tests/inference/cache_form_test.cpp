@@ -9,6 +9,7 @@
 #include "core/json.h"
 #include "inference/batch_engine.h"
 #include "inference/memory.h"
+#include "inference/scoring.h"
 #include "tests/support/small_llama.h"
 #include "tests/support/temp.h"
 #include "tests/support/tensor_near.h"
@@ -96,6 +97,20 @@ TEST(CacheFormTest, Int8TokensPartOnlyWhereTheBestTwoAreClose) {
   ASSERT_EQ(alone.size(), 24U);
   EXPECT_GE(same, 20);
   EXPECT_EQ(in_batch, 24);
+}
+
+TEST(CacheFormTest, ScoresTellWhatInt8Costs) {
+  const TextModel model = small_llama({64, 64, 96, 3, 4, 2, 40, 256});
+  const std::vector<int64_t> ids = some_ids(120, 64);
+  const ModelDivergence none = compare_models(*model.llama, *model.llama, ids);
+  EXPECT_EQ(none.mean_kl, 0.0);
+  ScoreOptions options;
+  options.int8_cache = true;
+  const ModelDivergence codes = compare_models(*model.llama, *model.llama, ids, options);
+  EXPECT_GT(codes.mean_kl, 0.0);
+  EXPECT_LT(codes.mean_kl, 1e-3);
+  EXPECT_EQ(codes.reference_perplexity, none.reference_perplexity);
+  EXPECT_NEAR(score_text(*model.llama, ids, options).perplexity(), codes.perplexity, 1e-4);
 }
 
 TEST(CacheFormTest, WhatIsReckonedIsWhatIsHeld) {

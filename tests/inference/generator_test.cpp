@@ -282,6 +282,12 @@ TEST_F(GeneratorTest, AnInterruptEndsTheText) {
   int64_t asked = 0;
   options.interrupted = [&] { return ++asked > 4; };
   EXPECT_EQ(run({1, 30, 40}, options).tokens.size(), 4U);
+  // Also between the pieces of a prompt.
+  options.prefill_rows = 1;
+  options.interrupted = [] { return true; };
+  const Generated nothing = run({1, 30, 40}, options);
+  EXPECT_TRUE(nothing.tokens.empty());
+  EXPECT_EQ(nothing.finish, FinishReason::kInterrupted);
 }
 
 }  // namespace
