@@ -2,7 +2,7 @@
 if(TARGET tests_training)
   target_compile_definitions(tests_training PRIVATE EM_MPIRUN="${MPIEXEC_EXECUTABLE}")
   set_tests_properties(tests_training PROPERTIES LABELS "unit;mpi" TIMEOUT 900)
-  add_executable(tests_training_sync ${CMAKE_CURRENT_SOURCE_DIR}/training/sync_program.cpp)
+  add_executable(tests_training_sync ${CMAKE_CURRENT_SOURCE_DIR}/training/sync_program.cpp ${CMAKE_CURRENT_SOURCE_DIR}/training/sync_sharded.cpp)
   euromodal_compile_options(tests_training_sync)
   target_compile_definitions(tests_training_sync PRIVATE EM_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
   target_link_libraries(tests_training_sync PRIVATE euromodal torch::torch_cpu fmt::fmt spdlog::spdlog nlohmann_json::nlohmann_json GTest::gtest)
