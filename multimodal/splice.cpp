@@ -1,12 +1,9 @@
-// splice.cpp — see splice.h. By index_copy on indices from the host: masked forms take the first
-// three of five rows, or spread one row over three slots, without a word.
+// splice.cpp — see splice.h: checks that name the sample; the operator is kernels/splice_rows.
 #include "multimodal/splice.h"
 
-#include <numeric>
+#include <ATen/core/Tensor.h>
 
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/index_copy.h>
-
+#include "backbone/kernels/splice_rows/splice_rows.h"
 #include "core/error.h"
 
 namespace euromodal {
@@ -24,7 +21,7 @@ at::Tensor splice(const at::Tensor& emb_TD, const at::Tensor& rows_MD,
         "splice: embeddings [{}] {} and media rows [{}] {} do not fit",
         fmt::join(emb_TD.sizes(), ", "), c10::toString(emb_TD.scalar_type()),
         fmt::join(rows_MD.sizes(), ", "), c10::toString(rows_MD.scalar_type()));
-  std::vector<int64_t> index;
+  std::vector<RowSpan> spans;
   int64_t total = 0, end = 0;
   for (const SpliceItem& item : items) {
     check_rows(item);
@@ -34,17 +31,13 @@ at::Tensor splice(const at::Tensor& emb_TD, const at::Tensor& rows_MD,
           emb_TD.size(0));
     end = item.start + item.length;
     total += item.rows;
-    index.resize(index.size() + static_cast<size_t>(item.length));
-    std::iota(index.end() - item.length, index.end(), item.start);
+    spans.push_back({item.start, item.length});
   }
   check<DataError>(total == rows_MD.size(0),
                    "splice: {} media items from sample {} on ask for {} rows, but there are {}",
                    items.size(), items.empty() ? "-" : items.front().sample, total,
                    rows_MD.size(0));
-  if (total == 0) return emb_TD;
-  const at::Tensor index_M =
-      at::from_blob(index.data(), {total}, at::kLong).to(emb_TD.device(), at::kLong, false, true);
-  return at::index_copy(emb_TD, 0, index_M, rows_MD);
+  return splice_rows(emb_TD, rows_MD, spans);
 }
 
 }  // namespace euromodal

@@ -32,6 +32,21 @@ at::Tensor swiglu_forward(const at::Tensor& gate_TF, const at::Tensor& up_TF);
 void swiglu_backward(const at::Tensor& dy_TF, const at::Tensor& gate_TF, const at::Tensor& up_TF,
                      const at::Tensor& dgate_TF, const at::Tensor& dup_TF);
 
+// rope.cpp
+at::Tensor rope_rotate(const RopeRotation& turn);
+
+// splice_rows.cpp
+at::Tensor splice_forward(const at::Tensor& emb_TD, const at::Tensor& rows_MD,
+                          const at::Tensor& table_3S);
+std::tuple<at::Tensor, at::Tensor> splice_backward(const at::Tensor& dy_TD,
+                                                   const at::Tensor& table_3S, bool wants_demb,
+                                                   int64_t rows);
+
+// adamw.cpp
+void adamw_update(const AdamWUpdate& update);
+GradientNorm gradient_norm(const std::vector<at::Tensor>& gradients, double scale,
+                           double clip_norm);
+
 // cross_entropy.cpp
 void cross_entropy_rows(const CrossEntropyChunk& chunk);
 

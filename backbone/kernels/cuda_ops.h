@@ -3,10 +3,12 @@
 #pragma once
 #include <memory>
 #include <tuple>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "backbone/kernels/gelu/gelu_kind.h"
+#include "backbone/kernels/rope/mrope_axis.h"
 
 namespace euromodal {
 
@@ -34,11 +36,36 @@ struct DistillationChunk {
   bool gradient;
 };
 
+/// A rotation of queries or keys by the rows `positions` of the tables.
+struct RopeRotation {
+  at::Tensor x_THN;           // f32, bf16 or f16
+  at::Tensor cos_PN, sin_PN;  // f32
+  at::Tensor positions;       // i64 [T], or [3, T] with `sections`; outside [0, P): NaN
+  MropeSections sections;
+  bool inverse;  // by the negative angle: the gradient
+};
+
 struct LayerNormGrads {
   at::Tensor dx_TD, dweight_D, dbias_D;  // undefined where not wanted
 };
 struct LayerNormWanted {
   bool dx, dweight, dbias;
+};
+
+/// One AdamW update over a flat buffer; formula in backbone/kernels/adamw/adamw_kernel.h.
+struct AdamWUpdate {
+  at::Tensor master, gradient, exp_avg, exp_avg_sq;  // [n], f32 but for the gradient
+  at::Tensor values;       // [n] f32, bf16 or f16, or undefined: takes the rounded master values
+  at::Tensor clip, apply;  // [1] f32 and i32 on the device, or undefined: 1
+  float scale, beta1, beta2, decay, step_size, root_correction, eps;
+};
+
+/// On the device: nothing waits for it.
+struct GradientNorm {
+  at::Tensor square_B;  // f64, of each gradient, not scaled
+  at::Tensor norm;      // f64 [1], of all of them, scaled
+  at::Tensor clip;      // f32 [1]
+  at::Tensor finite;    // i32 [1]
 };
 
 struct CudaOps {
@@ -73,6 +100,21 @@ struct CudaOps {
   void (*swiglu_backward)(const at::Tensor& dy_TF, const at::Tensor& gate_TF,
                           const at::Tensor& up_TF, const at::Tensor& dgate_TF,
                           const at::Tensor& dup_TF) = nullptr;
+  at::Tensor (*rope_rotate)(const RopeRotation& turn) = nullptr;
+  /// emb_TD with the rows of the spans (the array of RowSpans, i64 [3, S], on the device) replaced
+  /// by rows_MD; any dtype.
+  at::Tensor (*splice_forward)(const at::Tensor& emb_TD, const at::Tensor& rows_MD,
+                               const at::Tensor& table_3S) = nullptr;
+  /// -> demb_TD where wanted, drows_MD where `rows` (M) is not negative.
+  std::tuple<at::Tensor, at::Tensor> (*splice_backward)(const at::Tensor& dy_TD,
+                                                        const at::Tensor& table_3S, bool wants_demb,
+                                                        int64_t rows) = nullptr;
+  /// The bits of the CPU's loop.
+  void (*adamw_update)(const AdamWUpdate& update) = nullptr;
+  /// Of scale times the gradients ([n] each, at least one); clip_norm 0: no clipping. Sums in f64;
+  /// the same bits on every run.
+  GradientNorm (*gradient_norm)(const std::vector<at::Tensor>& gradients, double scale,
+                                double clip_norm) = nullptr;
   /// Formula in backbone/kernels/cross_entropy/cross_entropy.cpp; same bits on every run.
   void (*cross_entropy_rows)(const CrossEntropyChunk& chunk) = nullptr;
   /// Formula in backbone/kernels/distillation/distillation.cpp; same bits on every run.

@@ -10,5 +10,7 @@
 #include "backbone/kernels/layer_norm/layer_norm.h"
 #include "backbone/kernels/linear/linear.h"
 #include "backbone/kernels/rms_norm/rms_norm.h"
+#include "backbone/kernels/rope/mrope.h"
 #include "backbone/kernels/rope/rope.h"
+#include "backbone/kernels/splice_rows/splice_rows.h"
 #include "backbone/kernels/swiglu/swiglu.h"

@@ -9,17 +9,6 @@ constexpr int kWarps = 4;
 
 EM_DEVICE float round_bf16(float v) { return to_float(from_float<Bf16>(v)); }
 
-// Which of the three positions frequency i turns by.
-EM_DEVICE int mrope_axis(const RopeStoreArgs& a, int i) {
-  if (a.mrope_interleaved) {
-    if (i % 3 == 1 && i < 3 * a.mrope_sections[1]) return 1;
-    if (i % 3 == 2 && i < 3 * a.mrope_sections[2]) return 2;
-    return 0;
-  }
-  if (i < a.mrope_sections[0]) return 0;
-  return i < a.mrope_sections[0] + a.mrope_sections[1] ? 1 : 2;
-}
-
 EM_DEVICE void store_cached(const RopeStoreArgs& a, void* pages, int64_t at, float v, int which) {
   if (a.kv_type == DType::kFp8E4M3) {
     static_cast<unsigned char*>(pages)[at] =
@@ -52,7 +41,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
   for (int n = lane; n < half; n += 32) {
     const int64_t position = a.rope_position_3T != nullptr
-                                 ? a.rope_position_3T[mrope_axis(a, n) * a.T + t]
+                                 ? a.rope_position_3T[mrope_axis(a.mrope, n) * a.T + t]
                                  : a.position_T[t];
     const float c = round_bf16(a.cos_PN[position * a.N + n]),
                 s = round_bf16(a.sin_PN[position * a.N + n]);

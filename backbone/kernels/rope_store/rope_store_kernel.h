@@ -7,6 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include "backbone/kernels/cuda/dtype.h"
+#include "backbone/kernels/rope/mrope_axis.h"
 
 namespace euromodal {
 
@@ -20,12 +21,9 @@ struct RopeStoreArgs {
   const float* cos_PN = nullptr;      // tables as rope()'s, rows of N, both halves alike
   const float* sin_PN = nullptr;
   const int32_t* position_T = nullptr;  // in its sequence: where the row is stored, and its angle
-  /// M-RoPE: angles from three positions (time, height, width) instead; [3, T] or null. Frequency i
-  /// belongs to one of them by `mrope_sections` (they add up to N / 2): one section after the other
-  /// (Qwen2-VL), or interleaved (Qwen3-VL: 1, 4, 7, ... height, 2, 5, 8, ... width, the rest time).
+  /// M-RoPE: angles from three positions instead; [3, T] or null.
   const int32_t* rope_position_3T = nullptr;
-  int mrope_sections[3] = {0, 0, 0};
-  bool mrope_interleaved = false;
+  MropeSections mrope{};
   const int32_t* sequence_T = nullptr;     // row of the page table
   const int32_t* page_table_SP = nullptr;  // [S, max_pages]
   int64_t max_pages = 0;

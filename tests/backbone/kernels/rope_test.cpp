@@ -115,6 +115,48 @@ TEST(RopeTest, TakesViewsAndKeepsBitsOfARow) {
                           rope(view.narrow(0, t, 1), table, positions.narrow(0, t, 1))));
 }
 
+TEST(MropeTest, MatchesReferenceForwardAndBackward) {
+  const RopeTable table = rope_table(small_config(16), 64, 64);
+  const at::Tensor positions =
+      at::tensor({0, 5, 9, 63, 1, 7, 2, 2, 40, 33, 20, 11}, at::kLong).view({3, 4});
+  for (const MropeSections& sections : {MropeSections{{2, 3, 3}, false}, {{4, 2, 2}, true}}) {
+    for (const at::ScalarType dtype : {at::kFloat, at::kDouble, at::kBFloat16, at::kHalf}) {
+      const auto leaf = [&] { return randn({4, 3, 16}, 1, dtype).requires_grad_(true); };
+      const at::Tensor a = leaf(), b = leaf(), dy = randn({4, 3, 16}, 2, dtype);
+      const at::Tensor y = mrope(a, table, positions, sections),
+                       want = mrope_ref(b, table, positions, sections);
+      EXPECT_TRUE(tensor_near(y, want));
+      y.backward(dy);
+      want.backward(dy);
+      EXPECT_TRUE(tensor_near(a.grad(), b.grad()));
+    }
+  }
+}
+
+TEST(MropeTest, ThreeEqualPositionsAreOne) {
+  const RopeTable table = rope_table(small_config(16), 64, 64);
+  const at::Tensor x = randn({5, 2, 16}, 1), positions = at::tensor({9, 0, 3, 3, 63}, at::kLong);
+  for (const bool interleaved : {false, true})
+    EXPECT_TRUE(same_bits(mrope(x, table, positions.expand({3, 5}), {{2, 3, 3}, interleaved}),
+                          rope(x, table, positions)));
+}
+
+TEST(MropeTest, RefusesSectionsAndPositionsThatDoNotFit) {
+  const RopeTable table = rope_table(small_config(16), 8, 8);
+  const at::Tensor x = randn({1, 1, 16}, 1), at = at::zeros({3, 1}, at::kLong);
+  EXPECT_TRUE((throws_with<Error>(
+      [&] {
+        mrope(x, table, at, {{2, 3, 4}, false});
+      },
+      {"2, 3", "8"})));
+  EXPECT_THROW(mrope(x, table, at::zeros({1}, at::kLong), {{2, 3, 3}, false}), Error);
+  EXPECT_TRUE((throws_with<Error>(
+      [&] {
+        mrope(x, table, at + 8, {{2, 3, 3}, false});
+      },
+      {"position 8"})));
+}
+
 TEST(RopeTest, RefusesAPositionOutsideTheTable) {
   const RopeTable table = rope_table(small_config(4), 8, 8);
   EXPECT_TRUE((throws_with<Error>(

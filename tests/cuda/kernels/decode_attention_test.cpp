@@ -225,9 +225,9 @@ TEST(RopeStoreTest, MropeTakesEachFrequencyFromItsAxis) {
     args.K = 1;
     args.N = N;
     args.page_size = 16;
-    args.mrope_sections[0] = 12;
-    args.mrope_sections[1] = args.mrope_sections[2] = 10;
-    args.mrope_interleaved = interleaved;
+    args.mrope.sizes[0] = 12;
+    args.mrope.sizes[1] = args.mrope.sizes[2] = 10;
+    args.mrope.interleaved = interleaved;
     const at::Tensor qkv = at::randn({T, 4 * N}).to(at::kBFloat16);
     const RopeTable rope = rope_table({.head_dim = N, .max_positions = 64}, 40, 64);
     const at::Tensor axes =

@@ -81,6 +81,19 @@ TEST(OperatorsOnGpuTest, GiveWhatTheCpuGives) {
         },
         {drawn({T, 3, 16}, type), at::randint(0, 64, {T}, at::kLong)}, device, tolerance);
     compare(
+        "mrope",
+        [&](const auto& x) {
+          const at::Device on = x[0].device();
+          return mrope(x[0], {table.cos_PN.to(on), table.sin_PN.to(on)}, x[1], {{2, 3, 3}, false});
+        },
+        {drawn({T, 3, 16}, type), at::randint(0, 64, {3, T}, at::kLong)}, device, tolerance);
+    compare(
+        "splice_rows",
+        [&](const auto& x) {
+          return splice_rows(x[0], x[1], {{0, 2}, {7, 0}, {T - 5, 5}});
+        },
+        {drawn({T, 24}, type), drawn({7, 24}, type)}, device, tolerance);
+    compare(
         "embedding", [&](const auto& x) { return embedding(x[0], x[1], rows); },
         {drawn({19, 8}, type), at::randint(0, 19, {T}, at::kLong)}, device, tolerance);
     for (const bool causal : {true, false}) {
