@@ -46,7 +46,13 @@ void pack_weights(const Llama& llama, const PackedForm& form) {
     return;
   }
   merge_lora(llama.linears());
-  for (Linear linear : llama.linears())
+  // Large ones first: what is packed and what it is packed from stand side by side for a moment,
+  // and the head does so best while little else is there.
+  std::vector<Linear> linears = llama.linears();
+  std::stable_sort(linears.begin(), linears.end(), [](const Linear& a, const Linear& b) {
+    return a.inputs() * a.outputs() > b.inputs() * b.outputs();
+  });
+  for (Linear linear : linears)
     linear.pack(linear.name() == llama.head().name() ? head_form(form) : form);
   if (llama.config().tie_embeddings)
     Linear(llama.head()).use(pack_weight(llama.embedding_VD(), head_form(form)));

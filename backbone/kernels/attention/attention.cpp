@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 
 #include "backbone/kernels/attention/attention_cuda.h"
+#include "backbone/kernels/attention/blocked_rows.h"
 #include "backbone/kernels/attention/short_rows.h"
 #include "backbone/kernels/autograd.h"
 #include "backbone/kernels/checks.h"
@@ -223,6 +224,9 @@ at::Tensor attention_cached(const at::Tensor& q_THN, const at::Tensor& k_LKN,
         /*is_causal=*/false, {}, scale));
     return o.contiguous().view({1, heads, width});
   }
+  if (q_THN.scalar_type() == at::kBFloat16)
+    return attention_blocked(q_THN, attention_unit_stride(k_LKN), attention_unit_stride(v_LKN),
+                             scale);
   at::Tensor mask_TL;  // rows at the end of a longer sequence: ATen's causal flag means the start
   if (now < length) mask_TL = attention_late_mask(length - now, now, q_THN.options());
   const at::Tensor o = std::get<0>(at::_scaled_dot_product_flash_attention_for_cpu(

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "backbone/kernels/attention/attention_ref.h"
+#include "backbone/kernels/attention/blocked_rows.h"
 #include "core/error.h"
 #include "tests/support/gradcheck.h"
 #include "tests/support/temp.h"
@@ -186,6 +187,49 @@ TEST(AttentionTest, CachedRowsAreTheLastRowsOfTheWholeSequence) {
                                               args.v_TKN, args.scale);
       EXPECT_TRUE(tensor_near(got, want.narrow(0, length - now, now), {2e-6, 1e-5}));
     }
+  }
+}
+
+TEST(AttentionTest, BlockedRowsAreTheReferencesOnEveryInstructionSet) {
+  struct Case {
+    int64_t length, now, heads, kv_heads, width;
+  };
+  const c10::NoGradGuard no_grad;
+  for (const Case& c : {Case{17, 17, 4, 2, 64},
+                        {100, 33, 6, 1, 40},
+                        {513, 513, 4, 2, 128},
+                        {1100, 70, 16, 8, 128},
+                        {1025, 600, 3, 3, 80},
+                        {64, 64, 2, 1, 33}}) {
+    AttentionArgs args = make_args({{c.length}, c.heads, c.kv_heads, c.width, true}, at::kFloat);
+    for (at::Tensor* x : {&args.q_THN, &args.k_TKN, &args.v_TKN})
+      *x = x->detach().mul(2.0).to(at::kBFloat16);
+    const AttentionArgs wide{args.q_THN.to(at::kDouble), args.k_TKN.to(at::kDouble),
+                             args.v_TKN.to(at::kDouble), true, args.scale};
+    const at::Tensor want = attention_ref(wide, Segments::one(c.length))
+                                .narrow(0, c.length - c.now, c.now),
+                     q_THN = args.q_THN.narrow(0, c.length - c.now, c.now);
+    for (int isa = 0; isa <= static_cast<int>(machine_isa()); ++isa) {
+      const auto blocked = [&](const at::Tensor& q) {
+        return attention_blocked(q, args.k_TKN, args.v_TKN, args.scale, static_cast<CpuIsa>(isa));
+      };
+      const at::Tensor got = blocked(q_THN);
+      // Shares and the result are rounded to bf16: 2^-9 of values of a few.
+      EXPECT_TRUE(tensor_near(got.to(at::kDouble), want, {2e-2, 8e-3}))
+          << c.length << " positions, isa " << isa;
+      // A row does not depend on what goes with it, nor on later positions.
+      const int64_t some = c.now / 2;
+      EXPECT_TRUE(same_bits(attention_blocked(q_THN.narrow(0, 0, some),
+                                              args.k_TKN.narrow(0, 0, c.length - c.now + some),
+                                              args.v_TKN.narrow(0, 0, c.length - c.now + some),
+                                              args.scale, static_cast<CpuIsa>(isa)),
+                            got.narrow(0, 0, some)))
+          << c.length << " positions, isa " << isa;
+      EXPECT_TRUE(same_bits(blocked(q_THN.narrow(0, c.now - some, some)),
+                            got.narrow(0, c.now - some, some)));
+    }
+    EXPECT_TRUE(same_bits(attention_cached(q_THN, args.k_TKN, args.v_TKN, args.scale),
+                          attention_blocked(q_THN, args.k_TKN, args.v_TKN, args.scale)));
   }
 }
 
