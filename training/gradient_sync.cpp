@@ -16,6 +16,7 @@
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include "backbone/kernels/cuda_ops.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "training/bucket_plan.h"
@@ -42,6 +43,16 @@ double sync_square_sum(const float* g, int64_t count) {
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(g[i]) * static_cast<double>(g[i]);
   return sum;
+}
+
+// Sum of squares of each, f64, where they lie.
+at::Tensor sync_squares(const std::vector<at::Tensor>& gradients) {
+  if (gradients.front().is_cuda())
+    return cuda_ops().gradient_norm(gradients, /*scale=*/1.0, /*clip_norm=*/0.0).square_B;
+  std::vector<at::Tensor> out;
+  for (const at::Tensor& gradient : gradients)
+    out.push_back(at::linalg_vector_norm(gradient, 2, std::nullopt, false, at::kDouble).square());
+  return at::stack(out);
 }
 
 }  // namespace
@@ -346,25 +357,22 @@ void GradientSync::finish() {
 // Each rank its slices, as below: each tensor's squares, then one transfer.
 GradientNorms GradientSync::device_norms() {
   const at::NoGradGuard no_grad;
-  std::vector<at::Tensor> squares;
+  std::vector<at::Tensor> own;  // this rank's part of each bucket
   std::vector<size_t> group_of;
   GradientNorms out;
-  for (const FlatSlot& slot : buffer_->slots()) {
-    const FlatBucket& bucket = buffer_->buckets()[slot.bucket];
-    const auto group = static_cast<size_t>(slot.group);
+  for (const FlatBucket& bucket : buffer_->buckets()) {
+    const auto group = static_cast<size_t>(bucket.group);
     out.groups.resize(std::max(out.groups.size(), group + 1), 0.0);
-    const int64_t begin = std::max(bucket.slices[world_->rank()], slot.offset),
-                  end = std::min(bucket.slices[world_->rank() + 1], slot.offset + slot.count);
-    if (begin >= end) continue;
-    const at::Tensor gradient = bucket.gradient.narrow(0, begin - bucket.begin, end - begin);
-    squares.push_back(
-        at::linalg_vector_norm(gradient, 2, std::nullopt, false, at::kDouble).square());
+    const int64_t begin = bucket.slices[world_->rank()],
+                  count = bucket.slices[world_->rank() + 1] - begin;
+    if (count == 0) continue;
+    own.push_back(bucket.gradient.narrow(0, begin - bucket.begin, count));
     group_of.push_back(group);
   }
-  if (!squares.empty()) {
-    const at::Tensor all = at::stack(squares).cpu();
-    for (size_t s = 0; s < squares.size(); ++s)
-      out.groups[group_of[s]] += all.const_data_ptr<double>()[s];
+  if (!own.empty()) {
+    const at::Tensor all = sync_squares(own).cpu();  // the one wait for the device
+    for (size_t b = 0; b < own.size(); ++b)
+      out.groups[group_of[b]] += all.const_data_ptr<double>()[b];
   }
   world_->all_reduce_sum(out.groups.data(), static_cast<int64_t>(out.groups.size()));
   for (const double group : out.groups) out.total += group;

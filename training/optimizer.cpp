@@ -9,6 +9,7 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/ranges.h>
 
+#include "backbone/kernels/cuda_ops.h"
 #include "training/muon.h"
 
 namespace euromodal {
@@ -99,11 +100,20 @@ void Optimizer::step_adamw(const GroupOptions& options, size_t index, double lr,
                     static_cast<float>(options.eps)};
   const FlatBucket& bucket = buffer_->buckets()[index];
   if (buffer_->on_cuda()) {
-    const at::Tensor gradient = bucket.gradient * s.scale;
-    first_[index].lerp_(gradient, 1.0F - s.beta1);
-    second_[index].mul_(s.beta2).addcmul_(gradient, gradient, 1.0F - s.beta2);
-    bucket.master.mul_(s.decay).addcdiv_(
-        first_[index], second_[index].sqrt().div_(s.root_correction).add_(s.eps), -s.step_size);
+    cuda_ops().adamw_update({.master = bucket.master,
+                             .gradient = bucket.gradient,
+                             .exp_avg = first_[index],
+                             .exp_avg_sq = second_[index],
+                             .values = {},  // publish() rounds
+                             .clip = {},
+                             .apply = {},
+                             .scale = s.scale,
+                             .beta1 = s.beta1,
+                             .beta2 = s.beta2,
+                             .decay = s.decay,
+                             .step_size = s.step_size,
+                             .root_correction = s.root_correction,
+                             .eps = s.eps});
     return;
   }
   float* p = bucket.master.mutable_data_ptr<float>();

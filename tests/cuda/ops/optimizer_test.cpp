@@ -1,0 +1,71 @@
+// optimizer_test.cpp — AdamW over the flat buffer on a GPU against the same on the CPU: master
+// values, values in bf16 and f32, moments; and the norm of a gradient.
+#include "training/optimizer.h"
+
+#include <cmath>
+
+#include "backbone/kernels/cuda_ops.h"
+#include "tests/cuda/ops/gpu.h"
+#include "tests/support/tensor_near.h"
+
+namespace euromodal {
+namespace {
+
+using testing_support::tensor_equal;
+using testing_support::tensor_near;
+
+struct After {
+  std::vector<at::Tensor> values, state;
+};
+
+// Three steps from the same start and gradients.
+After three_steps(at::Device device, at::ScalarType type) {
+  GroupOptions group;
+  group.lr = 3e-3;
+  group.weight_decay = 0.1;
+  group.patterns = {"*"};
+  at::manual_seed(1);
+  std::vector<NamedTensor> trainable;
+  for (const int64_t rows : {1, 33, 200})
+    trainable.push_back({fmt::format("w{}", rows), at::randn({rows, 7}).to(type).to(device)});
+  FlatBuffer buffer(trainable, std::vector<int64_t>(trainable.size(), 0), {group}, {},
+                    {.bucket_bytes = 3000});
+  Optimizer optimizer(buffer, {group}, false);
+  const auto world = make_single();
+  for (int step = 0; step < 3; ++step) {
+    for (FlatBucket& bucket : buffer.buckets())
+      bucket.gradient = (at::randn({bucket.end - bucket.begin}) * 0.1).to(device);
+    optimizer.step({1.0}, 0.37, *world);
+  }
+  After out;
+  for (const NamedTensor& p : trainable) out.values.push_back(p.tensor.detach().cpu());
+  for (const OwnedTensor& owned : optimizer.state()) out.state.push_back(owned.own.cpu());
+  return out;
+}
+
+TEST(OptimizerOnGpuTest, GivesTheBitsOfTheCpu) {
+  EM_ON_GPU(device);
+  for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+    const After got = three_steps(device, type), want = three_steps(at::kCPU, type);
+    ASSERT_EQ(got.state.size(), want.state.size());
+    for (size_t i = 0; i < got.values.size(); ++i)
+      EXPECT_TRUE(tensor_equal(got.values[i], want.values[i])) << c10::toString(type) << i;
+    for (size_t i = 0; i < got.state.size(); ++i)
+      EXPECT_TRUE(tensor_equal(got.state[i], want.state[i])) << c10::toString(type) << i;
+  }
+}
+
+TEST(OptimizerOnGpuTest, NormsClipFactorAndFlag) {
+  EM_ON_GPU(device);
+  const at::Tensor a = at::randn({100001}), b = at::randn({17});
+  const double norm = 0.5 * at::cat({a, b}).to(at::kDouble).norm().item<double>();
+  const GradientNorm got = cuda_ops().gradient_norm({a.to(device), b.to(device)}, 0.5, 1.0);
+  EXPECT_NEAR(got.norm.item<double>(), norm, 1e-9 * norm);
+  EXPECT_FLOAT_EQ(got.clip.item<float>(), static_cast<float>(1.0 / norm));
+  EXPECT_EQ(got.finite.item<int32_t>(), 1);
+  EXPECT_NEAR(got.square_B[1].item<double>(), b.to(at::kDouble).square().sum().item<double>(),
+              1e-9);
+}
+
+}  // namespace
+}  // namespace euromodal
