@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "backbone/gguf_model.h"
 #include "backbone/kernels/ops.h"
 #include "backbone/kernels/to_device.h"
 #include "backbone/llama_block.h"
@@ -19,8 +20,6 @@ namespace euromodal {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kHeadName = "lm_head";
 
 std::vector<int64_t> llama_positions(const Segments& rows) {
   std::vector<int64_t> out(static_cast<size_t>(rows.rows()));
@@ -97,8 +96,9 @@ Llama::Llama(const LlamaConfig& config, const WeightScope& weights)
     for (const Linear* linear : block.linears()) impl_->linears.push_back(*linear);
   }
   impl_->norm_D = model.take("norm.weight", {D}, Init::ones());
-  if (config.packed && !weights.weights().random()) {
-    impl_->head = {kHeadName, take_packed(weights, kHeadName, V, D, head_form(*config.packed)), {}};
+  const auto packed_head = config.form_of(kHeadName);
+  if (packed_head && !weights.weights().random()) {
+    impl_->head = {kHeadName, take_packed(weights, kHeadName, V, D, *packed_head), {}};
   } else if (config.tie_embeddings) {
     impl_->head = {kHeadName, impl_->embedding_VD, {}};
   } else {
@@ -232,6 +232,7 @@ at::Tensor Llama::logits(const at::Tensor& hidden_RD) const {
 }
 
 TextModel load_text_model(const fs::path& dir, std::optional<at::ScalarType> dtype) {
+  if (const auto gguf = find_gguf(dir)) return load_gguf_model(*gguf, dtype);
   TextModel out;
   out.config = LlamaConfig::load(dir);
   if (!dtype) {

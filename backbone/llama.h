@@ -82,9 +82,9 @@ class Llama {
   std::unique_ptr<Impl> impl_;
 };
 
-/// A text model folder: config.json + safetensors, loaded strictly. `dtype` as --dtype (undefined =
-/// what the contract says: f32 files in f32, else the file's). A LoRA that the folder holds
-/// (lora.h) is put on its linears; it is not among `parameters`.
+/// A text model folder: config.json + safetensors, loaded strictly; or a GGUF file (gguf_model.h).
+/// `dtype` as --dtype (undefined = what the contract says: f32 files in f32, else the file's). A
+/// LoRA that the folder holds (lora.h) is put on its linears; it is not among `parameters`.
 struct TextModel {
   LlamaConfig config;
   std::unique_ptr<Llama> llama;

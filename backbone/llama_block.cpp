@@ -19,8 +19,8 @@ Linear llama_linear(const WeightScope& layer, const std::string& name, int64_t o
   const auto take_bias = [&] {
     return bias ? layer.take(name + ".bias", {out}, Init::zeros()) : at::Tensor();
   };
-  if (config.packed && !layer.weights().random()) {
-    const PackedWeight weight = take_packed(layer, name, out, in, *config.packed);
+  if (const auto form = config.form_of(module); form && !layer.weights().random()) {
+    const PackedWeight weight = take_packed(layer, name, out, in, *form);
     return {module, weight, take_bias()};
   }
   const at::Tensor weight_OI =

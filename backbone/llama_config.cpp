@@ -4,12 +4,37 @@
 
 #include <cmath>
 
+#include "backbone/gguf_model.h"
 #include "backbone/kernels/packed_linear/packed_weight.h"
 
 namespace euromodal {
 namespace {
 
 namespace fs = std::filesystem;
+
+// longrope as GGUF files of Llama 3 have it: one list of factors for any length, nothing else.
+std::vector<double> llama_divisors(const JsonView& scaling, int64_t count) {
+  const auto list = [&](const char* key) {
+    const Json& raw = scaling.raw();
+    check<ConfigError>(
+        raw.contains(key) && raw[key].is_array() && static_cast<int64_t>(raw[key].size()) == count,
+        "{}: {} is missing or no list of {} numbers", scaling.what(), key, count);
+    std::vector<double> out;
+    for (const Json& value : raw[key]) {
+      check<ConfigError>(
+          value.is_number() && value.get<double>() > 0.0 && std::isfinite(value.get<double>()),
+          "{}: {} holds {}, expected numbers above 0", scaling.what(), key, value.dump());
+      out.push_back(value.get<double>());
+    }
+    return out;
+  };
+  const std::vector<double> divisors = list("short_factor");
+  check<ConfigError>(divisors == list("long_factor") && scaling.f64("attention_factor") == 1.0,
+                     "{}: of longrope only equal short_factor and long_factor with "
+                     "attention_factor 1 can be read",
+                     scaling.what());
+  return divisors;
+}
 
 // Keys that every scaling knows how to read; what a scaling needs and the file lacks is an error.
 RopeConfig llama_rope(const JsonView& json, const LlamaConfig& config) {
@@ -25,10 +50,11 @@ RopeConfig llama_rope(const JsonView& json, const LlamaConfig& config) {
     rope.theta = scaling.f64("rope_theta", rope.theta);
     rope.original_max_positions =
         scaling.i64("original_max_position_embeddings", rope.original_max_positions);
-    const bool scaled = rope.type != "default";
+    const bool scaled = rope.type != "default" && rope.type != "longrope";
     check<ConfigError>(rope.type == "default" || rope.type == "linear" || rope.type == "dynamic" ||
-                           rope.type == "llama3" || rope.type == "yarn",
-                       "{}: rope_type is '{}'; known are default, linear, dynamic, llama3, yarn",
+                           rope.type == "llama3" || rope.type == "yarn" || rope.type == "longrope",
+                       "{}: rope_type is '{}'; known are default, linear, dynamic, llama3, yarn, "
+                       "longrope",
                        scaling.what(), rope.type);
     check<ConfigError>(scaling.f64("partial_rotary_factor", 1.0) == 1.0,
                        "{}: partial_rotary_factor other than 1 is not what a Llama-type model has",
@@ -42,6 +68,7 @@ RopeConfig llama_rope(const JsonView& json, const LlamaConfig& config) {
                          "{}: high_freq_factor {} must be above low_freq_factor {}", scaling.what(),
                          rope.high_freq_factor, rope.low_freq_factor);
     }
+    if (rope.type == "longrope") rope.divisors = llama_divisors(scaling, config.head_dim / 2);
     if (rope.type == "yarn") {
       rope.beta_fast = scaling.f64("beta_fast", rope.beta_fast);
       rope.beta_slow = scaling.f64("beta_slow", rope.beta_slow);
@@ -81,9 +108,9 @@ std::vector<int64_t> llama_ids(const JsonView& json, const char* key) {
   return out;
 }
 
-// How packed_model.h stores weights; nothing: as they are.
-std::optional<PackedForm> llama_packed(const JsonView& json) {
-  if (!json.has("quantization_config")) return std::nullopt;
+// How packed_model.h stores weights.
+void read_packed(const JsonView& json, LlamaConfig& config) {
+  if (!json.has("quantization_config")) return;
   const JsonView how = json.object("quantization_config");
   const std::string method = how.str("quant_method", "");
   check<ConfigError>(
@@ -92,11 +119,25 @@ std::optional<PackedForm> llama_packed(const JsonView& json) {
       "the model's folder without quantisation",
       how.what(), method, kPackedMethod);
   try {
-    return parse_packed_form(how.str("weights", ""));
+    config.packed = parse_packed_form(how.str("weights", ""));
+    if (!how.has("linears")) return;
+    const JsonView linears = how.object("linears");
+    for (const auto& [name, word] : linears.raw().items())
+      config.packed_linears[name] = parse_packed_form(linears.str(name));
   } catch (const Error& error) {
     throw ConfigError("{}: {}", how.what(), error.what());
   }
 }
+
+}  // namespace
+
+Json packed_config(const PackedForm& form, const std::map<std::string, PackedForm>& linears) {
+  Json out = {{"quant_method", kPackedMethod}, {"weights", packed_form_name(form)}};
+  for (const auto& [name, own] : linears) out["linears"][name] = packed_form_name(own);
+  return out;
+}
+
+namespace {
 
 // Sizes are below 2^40 each, but their products may overflow.
 int64_t llama_product(std::initializer_list<int64_t> factors) {
@@ -155,16 +196,24 @@ LlamaConfig LlamaConfig::from_json(const JsonView& json) {
   const auto bos = llama_ids(json, "bos_token_id");
   c.bos_id = bos.empty() ? -1 : bos.front();
   c.dtype = json.str("dtype", json.str("torch_dtype", ""));
-  c.packed = llama_packed(json);
+  read_packed(json, c);
   return c;
+}
+
+std::optional<PackedForm> LlamaConfig::form_of(const std::string& linear) const {
+  const auto own = packed_linears.find(linear);
+  if (own != packed_linears.end()) return own->second;
+  return packed && linear == kHeadName ? head_form(*packed) : packed;
 }
 
 LlamaConfig LlamaConfig::load(const fs::path& dir) {
   std::error_code ignored;
+  if (const auto gguf = find_gguf(dir)) return gguf_config(GgufFile(*gguf));
   check<ConfigError>(fs::is_directory(dir, ignored), "{}: there is no such model folder",
                      dir.string());
   const fs::path file = dir / "config.json";
-  check<ConfigError>(fs::exists(file, ignored), "{}: is no model folder: it holds no config.json",
+  check<ConfigError>(fs::exists(file, ignored),
+                     "{}: is no model folder: it holds no config.json (and not exactly one .gguf)",
                      dir.string());
   const Json json = read_json(file);
   LlamaConfig c = from_json(JsonView(json, file.string()));
@@ -202,6 +251,11 @@ Json LlamaConfig::to_json() const {
     Json scaling = {{"rope_type", rope.type}, {"factor", rope.factor}};
     if (rope.original_max_positions != max_positions || rope.type == "llama3")
       scaling["original_max_position_embeddings"] = rope.original_max_positions;
+    if (rope.type == "longrope") {
+      scaling["short_factor"] = scaling["long_factor"] = rope.divisors;
+      scaling["attention_factor"] = 1.0;
+      scaling["original_max_position_embeddings"] = rope.original_max_positions;
+    }
     if (rope.type == "llama3") {
       scaling["low_freq_factor"] = rope.low_freq_factor;
       scaling["high_freq_factor"] = rope.high_freq_factor;
@@ -220,9 +274,7 @@ Json LlamaConfig::to_json() const {
   if (eos_ids.size() == 1) json["eos_token_id"] = eos_ids.front();
   if (eos_ids.size() > 1) json["eos_token_id"] = eos_ids;
   json["torch_dtype"] = dtype.empty() ? "float32" : dtype;
-  if (packed)
-    json["quantization_config"] = {{"quant_method", kPackedMethod},
-                                   {"weights", packed_form_name(*packed)}};
+  if (packed) json["quantization_config"] = packed_config(*packed, packed_linears);
   return json;
 }
 

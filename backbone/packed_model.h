@@ -10,12 +10,15 @@
 namespace euromodal {
 
 /// Merges every LoRA and packs the linears of all blocks and the head, one after the other, so that
-/// the plain weights and the packed ones are never there at once. A model from a packed folder
-/// stays as it is; Error when `form` is not its form. Error naming the layer for weights that
-/// cannot take the form (bf16 needs a bf16 model) or are not on the CPU.
+/// the plain weights and the packed ones are never there at once. What a packed folder or a GGUF
+/// file brought packed stays as it is; Error when its form (packed_form) is not `form`. Error
+/// naming the layer for weights that cannot take the form (bf16 needs a bf16 model) or are not on
+/// the CPU.
 void pack_weights(const Llama& llama, const PackedForm& form);
+/// The same of those that are not packed yet, whatever the others are.
+void pack_plain_weights(const Llama& llama, const PackedForm& form);
 
-/// The form of its linears, or nothing.
+/// The form of the first of its linears that is packed, or nothing.
 std::optional<PackedForm> packed_form(const Llama& llama);
 
 /// Bytes of all linears as a decoding step reads them.
@@ -23,7 +26,8 @@ int64_t linear_bytes(const Llama& llama);
 
 /// Writes the packed model as a folder: `source`'s config.json with a quantization_config, its
 /// other small files (tokenizer, template, generation config), and safetensors with
-/// "NAME.weight.packed" (U8) for every linear. Complete or absent.
+/// "NAME.weight.packed" (U8) for every linear. Of a GGUF file: the same files as it says.
+/// Complete or absent.
 void save_packed_model(const std::filesystem::path& source, const std::filesystem::path& out,
                        const TextModel& model);
 

@@ -43,7 +43,8 @@ std::vector<int64_t> parse_numbers(const char* flag, const std::string& text, in
 }
 
 TextModel bench_model(const std::string& model, std::optional<at::ScalarType> dtype) {
-  if (fs::is_regular_file(model)) {  // a config.json: its shape, drawn weights
+  if (fs::is_regular_file(model) &&
+      fs::path(model).extension() != ".gguf") {  // a config.json: its shape, drawn weights
     const Json json = read_json(model);
     return drawn_text_model(LlamaConfig::from_json(JsonView(json, model)),
                             dtype.value_or(at::kBFloat16));
@@ -61,7 +62,8 @@ int run_bench(int argc, char** argv) {
   TextBenchOptions options;
   parser.positional("WHAT", &what, "text", /*required=*/true);
   parser.text("--model", &model, "PATH",
-              "model folder, or a config.json: that shape with random weights", /*required=*/true);
+              "model folder or GGUF file; or a config.json: that shape with random weights",
+              /*required=*/true);
   parser.text("--prompt-tokens", &prompts, "N,N", "prompt lengths (pp); 0: none");
   parser.text("--new-tokens", &generated, "N,N", "tokens to generate (tg); 0: none");
   parser.text("--depth", &depths, "N,N", "positions in the cache before");

@@ -239,7 +239,7 @@ int run_chat(int argc, char** argv) {
   Options parser("chat", "interactive chat; /help there lists its commands");
   GenerationFlags flags(/*max_new_tokens=*/1024);
   std::string dir, system;
-  parser.text("--model", &dir, "DIR", "model folder: text, or coupled with media",
+  parser.text("--model", &dir, "DIR", "model folder: text, or coupled with media; or GGUF file",
               /*required=*/true);
   parser.text("--system", &system, "TEXT", "system message at the start");
   bool timings = false;

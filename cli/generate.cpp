@@ -14,7 +14,9 @@
 #include "backbone/llama.h"
 #include "backbone/lora.h"
 #include "backbone/peft_folder.h"
+#include "backbone/weights/gguf.h"
 #include "backbone/weights/tokenizer.h"
+#include "backbone/weights/tokenizer/gguf_tokenizer.h"
 #include "cli/commands.h"
 #include "cli/generate_batch.h"
 #include "cli/generation_flags.h"
@@ -52,6 +54,7 @@ std::vector<int64_t> parse_token_list(const std::string& text) {
 
 /// A folder of weights alone still completes token ids.
 bool has_tokenizer(const std::filesystem::path& dir) {
+  if (const auto gguf = find_gguf(dir)) return gguf_has_tokenizer(GgufFile(*gguf).header());
   return std::filesystem::exists(dir / "tokenizer.json") ||
          std::filesystem::exists(dir / "tokenizer.model");
 }
@@ -64,7 +67,7 @@ int run_generate(int argc, char** argv) {
   GenerateBatchArgs batch;
   std::string& model = batch.model;
   std::string prompt, token_list, lora;
-  parser.text("--model", &model, "DIR", "model folder", /*required=*/true);
+  parser.text("--model", &model, "DIR", "model folder or GGUF file", /*required=*/true);
   parser.text("--prompt", &prompt, "TEXT",
               "text to go on with; special tokens in it are recognised");
   parser.text("--tokens", &token_list, "1,2,3", "token ids to go on with");

@@ -144,7 +144,7 @@ void GenerationFlags::declare_output(Options& parser) {
 
 void pack_by_word(const Llama& llama, const std::string& word) {
   if (word.empty()) {
-    if (llama.dtype() == at::kBFloat16 && !packed_form(llama)) pack_weights(llama, PackedForm{});
+    if (llama.dtype() == at::kBFloat16) pack_plain_weights(llama, PackedForm{});
     return;
   }
   const PackedForm form = parse_packed_word(word);

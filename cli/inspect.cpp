@@ -1,16 +1,17 @@
-// inspect.cpp — `euromodal inspect PATH`: what a model folder, encoder, LoRA, safetensors file,
-// checkpoint, run, flight record, shard, data set or config holds. Headers and JSON only: weights
-// are neither read nor loaded.
+// inspect.cpp — `euromodal inspect PATH`: what a model folder or GGUF file, encoder, LoRA,
+// safetensors file, checkpoint, run, flight record, shard, data set or config holds. Headers and
+// JSON only: weights are neither read nor loaded.
 #include <cstdio>
 #include <filesystem>
 #include <map>
 
 #include <fmt/ranges.h>
 
-#include "backbone/llama_config.h"
+#include "backbone/gguf_model.h"
 #include "backbone/peft_folder.h"
 #include "backbone/weights/safetensors.h"
 #include "backbone/weights/tokenizer.h"
+#include "backbone/weights/tokenizer/gguf_tokenizer.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "core/config.h"
@@ -56,6 +57,28 @@ Json inspect_safetensors(const fs::path& file) {
   return out;
 }
 
+/// Tensors of a GGUF file, as the file has them.
+Json inspect_gguf_tensors(const GgufHeader& header) {
+  int64_t parameters = 0;
+  uint64_t bytes = 0;
+  std::map<std::string, int64_t> dtypes;
+  Json rows = Json::array();
+  for (const GgufTensor& tensor : header.tensors) {
+    int64_t count = 1;
+    for (const int64_t size : tensor.shape) count *= size;
+    parameters += count;
+    bytes += tensor.bytes;
+    const char* type = ggml_block(tensor.type)->name;
+    ++dtypes[type];
+    rows.push_back({{"name", tensor.name}, {"dtype", type}, {"shape", tensor.shape}});
+  }
+  return {{"tensors", header.tensors.size()},
+          {"numbers", parameters},
+          {"bytes", bytes},
+          {"dtypes", dtypes},
+          {"list", rows}};
+}
+
 /// A PEFT folder: what it is put on, and its tensors.
 Json inspect_lora(const fs::path& dir) {
   const Json config = read_json(dir / "adapter_config.json");
@@ -69,21 +92,38 @@ Json inspect_lora(const fs::path& dir) {
   return out;
 }
 
+Json inspect_sizes(const LlamaConfig& c) {
+  return {{"parameters", c.num_parameters()},
+          {"layers", c.num_layers},
+          {"hidden", c.hidden_size},
+          {"feed_forward", c.intermediate_size},
+          {"heads", fmt::format("{} query, {} key/value, width {}", c.num_heads, c.num_kv_heads,
+                                c.head_dim)},
+          {"vocabulary", c.vocab_size},
+          {"context", c.max_positions},
+          {"rope", fmt::format("{}, theta {:g}", c.rope.type, c.rope.theta)},
+          {"tied_head", c.tie_embeddings},
+          {"stop_ids", c.eos_ids},
+          {"kv_cache_bytes_per_token_bf16", 4 * c.num_layers * c.num_kv_heads * c.head_dim}};
+}
+
+/// A model that can be run, a vocabulary alone, or of an architecture that is not known here.
+Json inspect_gguf(const fs::path& path) {
+  const GgufFile file(path);
+  const GgufHeader& header = file.header();
+  const std::string architecture = header.str("general.architecture", "");
+  Json out = {{"kind", "GGUF"}, {"architecture", architecture}};
+  if (architecture == "llama" && !header.tensors.empty())
+    out.update(inspect_sizes(gguf_config(file)));
+  if (gguf_has_tokenizer(header))
+    out["tokenizer_entries"] = header.strings("tokenizer.ggml.tokens").size();
+  out["weights"] = inspect_gguf_tensors(header);
+  return out;
+}
+
 Json inspect_text_model(const fs::path& dir) {
-  const LlamaConfig c = LlamaConfig::load(dir);
-  Json out = {{"kind", MultimodalModel::is_folder(dir) ? "coupled model" : "text model"},
-              {"parameters", c.num_parameters()},
-              {"layers", c.num_layers},
-              {"hidden", c.hidden_size},
-              {"feed_forward", c.intermediate_size},
-              {"heads", fmt::format("{} query, {} key/value, width {}", c.num_heads, c.num_kv_heads,
-                                    c.head_dim)},
-              {"vocabulary", c.vocab_size},
-              {"context", c.max_positions},
-              {"rope", fmt::format("{}, theta {:g}", c.rope.type, c.rope.theta)},
-              {"tied_head", c.tie_embeddings},
-              {"stop_ids", c.eos_ids},
-              {"kv_cache_bytes_per_token_bf16", 4 * c.num_layers * c.num_kv_heads * c.head_dim}};
+  Json out = {{"kind", MultimodalModel::is_folder(dir) ? "coupled model" : "text model"}};
+  out.update(inspect_sizes(LlamaConfig::load(dir)));
   if (fs::exists(dir / "tokenizer.json") || fs::exists(dir / "tokenizer.model"))
     out["tokenizer_entries"] = Tokenizer::load(dir)->size();
   if (MultimodalModel::is_folder(dir)) {
@@ -205,15 +245,18 @@ Json inspect_path(const fs::path& path) {
   check<UsageError>(fs::exists(path), "{}: there is no such file or folder", path.string());
   const std::string ending = path.extension().string();
   if (!fs::is_directory(path)) {
+    if (ending == ".gguf") return inspect_gguf(path);
     if (ending == ".safetensors") return inspect_safetensors(path);
     if (ending == ".yaml" || ending == ".yml")
       return {{"kind", "config"}, {"config", Config::load(path).dump()}};
     if (ending == ".jsonl") return inspect_records(path);
     if (ending == ".tar") return inspect_tar(path);
     if (path.filename() == "index.json") return inspect_shards(path);
-    throw UsageError("{}: is none of .safetensors, .yaml, .jsonl, .tar, index.json", path.string());
+    throw UsageError("{}: is none of .safetensors, .gguf, .yaml, .jsonl, .tar, index.json",
+                     path.string());
   }
   if (fs::exists(path / "config.json")) return inspect_model(path);
+  if (const auto gguf = find_gguf(path)) return inspect_gguf(*gguf);
   if (is_flight_folder(path)) return flight_report(path);
   if (is_peft_folder(path)) return inspect_lora(path);
   if (fs::exists(path / "state.json")) return inspect_checkpoint(path);

@@ -19,7 +19,7 @@ int run_quantize(int argc, char** argv) {
                  "writes a text model with packed weights: smaller, and mapped as it is by "
                  "generate, chat and score on the CPU");
   std::string dir, output, weights, dtype;
-  parser.text("--model", &dir, "DIR", "model folder", /*required=*/true);
+  parser.text("--model", &dir, "DIR", "model folder or GGUF file", /*required=*/true);
   parser.text("--output", &output, "DIR", "folder to write; complete or absent",
               /*required=*/true);
   parser.text("--weights", &weights, "WORD",
@@ -37,7 +37,7 @@ int run_quantize(int argc, char** argv) {
   check<UsageError>(!weights.empty(), "--weights: the word is empty");
   const auto start = std::chrono::steady_clock::now();
   const TextModel model = load_text_model(dir, type);
-  check<UsageError>(!packed_form(*model.llama), "--model {}: its weights are packed already", dir);
+  check<UsageError>(!model.config.packed, "--model {}: its weights are packed already", dir);
   const int64_t before = linear_bytes(*model.llama);
   pack_by_word(*model.llama, weights);
   save_packed_model(dir, output, model);

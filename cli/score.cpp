@@ -23,7 +23,7 @@ int run_score(int argc, char** argv) {
   std::string dir, text, file, embedding, dtype, weights, reference, cache = "auto", device = "cpu";
   ScoreOptions options;
   bool json = false;
-  parser.text("--model", &dir, "DIR", "model folder", /*required=*/true);
+  parser.text("--model", &dir, "DIR", "model folder or GGUF file", /*required=*/true);
   parser.text("--text", &text, "TEXT", "the text");
   parser.text("--file", &file, "FILE", "a file with the text, taken byte for byte");
   parser.i64("--window", &options.window, "tokens of one pass (0: max_position_embeddings)", 0,

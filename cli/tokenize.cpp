@@ -36,7 +36,7 @@ int run_tokenize(int argc, char** argv) {
   Options parser("tokenize", "token ids of a text as a JSON array, or the text of such an array");
   std::string model, text, file;
   bool no_special = false, decode = false;
-  parser.text("--model", &model, "DIR", "model folder", /*required=*/true);
+  parser.text("--model", &model, "DIR", "model folder or GGUF file", /*required=*/true);
   parser.text("--text", &text, "TEXT", "the text, or with --decode the array");
   parser.text("--file", &file, "FILE", "a file that holds it, taken byte for byte");
   parser.flag("--no-special", &no_special,

@@ -5,8 +5,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "backbone/weights/gguf.h"
 #include "backbone/weights/jinja_nodes.h"
 #include "backbone/weights/safetensors_header.h"
+#include "backbone/weights/tokenizer/gguf_tokenizer.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/json.h"
@@ -133,6 +135,7 @@ bool names_chatml_tokens(const std::filesystem::path& dir) {
 }  // namespace
 
 ChatTemplate ChatTemplate::load(const std::filesystem::path& dir) {
+  if (const auto file = find_gguf(dir)) return load_gguf(*file);
   std::filesystem::path file = dir / "tokenizer_config.json";
   std::string text;
   json config = json::object();
@@ -156,6 +159,18 @@ ChatTemplate ChatTemplate::load(const std::filesystem::path& dir) {
                      "{}: no chat template: neither tokenizer_config.json (chat_template) nor "
                      "chat_template.jinja has one, and the tokenizer lacks the ChatML tokens",
                      dir.string());
+  return {};
+}
+
+ChatTemplate ChatTemplate::load_gguf(const std::filesystem::path& file) {
+  const GgufTokenizerFiles files = gguf_tokenizer_files(GgufFile(file).header());
+  if (files.config.contains("chat_template"))
+    return parse(files.config["chat_template"].get<std::string>(), files.config, file);
+  const json& vocab = files.tokenizer["model"]["vocab"];
+  check<ConfigError>(vocab.contains(kStart) && vocab.contains(kEnd),
+                     "{}: no chat template: key tokenizer.chat_template is missing, and the "
+                     "tokenizer lacks the ChatML tokens",
+                     file.string());
   return {};
 }
 

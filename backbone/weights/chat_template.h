@@ -26,7 +26,7 @@ class ChatTemplate {
  public:
   /// Reads `chat_template` of tokenizer_config.json or chat_template.jinja; ChatML in any of its
   /// usual spellings is recognised, a folder without template but with the ChatML tokens gets
-  /// ChatML; any other template is a ConfigError that says so.
+  /// ChatML; any other template is a ConfigError that says so. The same of a GGUF file (find_gguf).
   static ChatTemplate load(const std::filesystem::path& dir);
   /// A template's `text` from `file`; `config`: tokenizer_config.json beside it.
   static ChatTemplate parse(std::string_view text, const nlohmann::json& config,
@@ -43,6 +43,8 @@ class ChatTemplate {
   static const char* chatml_jinja();
 
  private:
+  static ChatTemplate load_gguf(const std::filesystem::path& file);
+
   std::string bos_token_;       // written first; empty: the tokenizer's business
   std::string default_system_;  // the turn that is put before messages without a system turn
   bool trim_ = false;           // white space around each content is dropped

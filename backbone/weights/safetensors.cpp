@@ -2,18 +2,14 @@
 #include "backbone/weights/safetensors.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 #include <unordered_map>
 #include <unordered_set>
 
 #include <ATen/ops/from_blob.h>
-#include <fcntl.h>
 #include <nlohmann/json.hpp>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
+#include "backbone/weights/private_mapping.h"
 #include "backbone/weights/safetensors_bytes.h"
 #include "backbone/weights/safetensors_header.h"
 #include "core/error.h"
@@ -21,38 +17,6 @@
 
 namespace euromodal {
 namespace {
-
-// A private writable mapping: pages stay shared with the page cache until somebody writes (training
-// updates weights in place), then the kernel copies that page. The file never changes.
-class PrivateMapping {
- public:
-  explicit PrivateMapping(const std::filesystem::path& file) {
-    const int fd = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
-    check<CheckpointError>(fd >= 0, "{}: cannot be read: {}", file.string(), std::strerror(errno));
-    struct stat status {};
-    const bool regular = ::fstat(fd, &status) == 0 && S_ISREG(status.st_mode);
-    if (regular && status.st_size > 0) {
-      size_ = static_cast<size_t>(status.st_size);
-      data_ = ::mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
-    }
-    const int error = errno;
-    ::close(fd);
-    check<CheckpointError>(regular, "{}: is not a regular file", file.string());
-    check<CheckpointError>(data_ != MAP_FAILED, "{}: cannot be mapped: {}", file.string(),
-                           std::strerror(error));
-  }
-  ~PrivateMapping() {
-    if (data_ != nullptr) ::munmap(data_, size_);
-  }
-  PrivateMapping(const PrivateMapping&) = delete;
-  PrivateMapping& operator=(const PrivateMapping&) = delete;
-  char* data() const { return static_cast<char*>(data_); }
-  std::string_view text() const { return {data(), size_}; }
-
- private:
-  void* data_ = nullptr;
-  size_t size_ = 0;
-};
 
 /// Lets go of the mapping that a tensor kept alive; a storage with this deleter lies in one.
 void safetensors_unmap(void* kept) { delete static_cast<std::shared_ptr<void>*>(kept); }

@@ -3,8 +3,10 @@
 
 #include <nlohmann/json.hpp>
 
+#include "backbone/weights/gguf.h"
 #include "backbone/weights/safetensors_header.h"
 #include "backbone/weights/tokenizer/decoder.h"
+#include "backbone/weights/tokenizer/gguf_tokenizer.h"
 #include "backbone/weights/tokenizer/hf_tokenizer.h"
 #include "core/error.h"
 #include "core/files.h"
@@ -13,6 +15,7 @@
 namespace euromodal {
 
 std::shared_ptr<const Tokenizer> Tokenizer::load(const std::filesystem::path& dir) {
+  if (const auto file = find_gguf(dir)) return gguf_tokenizer(GgufFile(*file).header());
   check<CheckpointError>(std::filesystem::is_directory(dir), "{}: no such folder", dir.string());
   nlohmann::json config = nlohmann::json::object();
   const std::filesystem::path config_file = dir / "tokenizer_config.json";

@@ -1,6 +1,6 @@
 // tokenizer.h — text to ids and back, exactly as transformers reads the same folder: tokenizer.json
 // (BPE with byte fallback, normaliser, pre-tokeniser, added tokens, post-processor) or
-// tokenizer.model alone (libsentencepiece).
+// tokenizer.model alone (libsentencepiece), or what a GGUF file holds (gguf_tokenizer.h).
 #pragma once
 #include <cstdint>
 #include <filesystem>
@@ -20,7 +20,8 @@ enum class EncodeMode {
 
 class Tokenizer {
  public:
-  /// CheckpointError naming the file: missing, truncated, unknown tokenizer type.
+  /// Of a folder or a GGUF file (find_gguf). CheckpointError naming the file: missing, truncated,
+  /// unknown tokenizer type.
   static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& dir);
   virtual ~Tokenizer() = default;
 

@@ -187,6 +187,7 @@ TextModel drawn_text_model(const LlamaConfig& config, at::ScalarType dtype) {
   TextModel out;
   out.config = config;
   out.config.packed.reset();
+  out.config.packed_linears.clear();
   Weights weights = Weights::from_tensors(std::move(tensors), dtype, "<drawn>");
   out.llama = std::make_unique<Llama>(out.config, weights.scope());
   weights.finish();

@@ -167,5 +167,37 @@ TEST(PackedModelTest, DamagedFoldersAreErrors) {
                                         {"quant_method", "awq", "euromodal quantize"})));
 }
 
+TEST(PackCodesTest, CodesAreTheWeights) {
+  for (const PackedForm& form : forms()) {
+    if (form.form == WeightForm::kBf16) continue;
+    SCOPED_TRACE(packed_form_name(form));
+    // Neither whole blocks of outputs nor whole groups of inputs.
+    const int64_t O = 37, I = 100, G = (I + form.group - 1) / form.group;
+    const int64_t top = form.form == WeightForm::kInt4 ? 16 : 256;
+    const at::Tensor codes = (randn({O, I}, 1).abs() * 1000).remainder(top).to(at::kByte),
+                     scales = randn({O, G}, 2).to(at::kHalf),
+                     zeros = (randn({O, G}, 3).abs() * 1000).remainder(top).to(at::kByte);
+    const at::Tensor wide_zeros = form.asymmetric ? zeros : at::full_like(zeros, top / 2);
+    const auto spread = [&](const at::Tensor& x) {
+      return x.to(at::kFloat).repeat_interleave(form.group, 1).narrow(1, 0, I);
+    };
+    const PackedWeight packed =
+        pack_codes(codes, scales, form.asymmetric ? zeros : at::Tensor(), form);
+    EXPECT_TRUE(at::equal(unpack_weight(packed, at::kFloat),
+                          spread(scales) * (codes.to(at::kFloat) - spread(wide_zeros))));
+    const auto fails = [&](const at::Tensor& c, const at::Tensor& s, const at::Tensor& z,
+                           std::initializer_list<std::string_view> words) {
+      EXPECT_TRUE(throws_with<Error>([&] { pack_codes(c, s, z, form); }, words));
+    };
+    const at::Tensor good = form.asymmetric ? zeros : at::Tensor();
+    fails(codes, scales.narrow(0, 0, 5), good, {"scales", "37"});
+    fails(codes, scales.to(at::kFloat), good, {"scales f16", "Float"});
+    fails(codes, scales, form.asymmetric ? at::Tensor() : zeros, {"zeros"});
+    fails(codes, at::full_like(scales, INFINITY), good, {"finite"});
+    fails(codes.to(at::kInt), scales, good, {"codes u8", "Int"});
+    if (top == 16) fails(at::full_like(codes, 16), scales, good, {"int4", "15"});
+  }
+}
+
 }  // namespace
 }  // namespace euromodal

@@ -7,9 +7,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include "backbone/gguf_model.h"
 #include "backbone/llama_config.h"
 #include "backbone/weights/chat_template.h"
 #include "backbone/weights/safetensors_header.h"
+#include "backbone/weights/tokenizer/gguf_tokenizer.h"
 #include "backbone/weights/tokenizer/hf_tokenizer.h"
 #include "core/config.h"
 #include "core/error.h"
@@ -66,6 +68,30 @@ void safetensors_header(std::string_view bytes) try {
     at = info.end;
   }
   require(header.data_begin + at == bytes.size(), "the tensors end elsewhere");
+} catch (const Error&) {
+}
+
+void gguf_header(std::string_view bytes) try {
+  const GgufHeader header = parse_gguf_header(bytes, "fuzz.gguf");
+  uint64_t end = header.data_begin;
+  for (const GgufTensor& tensor : header.tensors) {
+    require(header.data_begin + tensor.begin >= end, "tensors overlap");
+    end = header.data_begin + tensor.begin + tensor.bytes;
+    require(end <= bytes.size(), "a tensor ends outside");
+  }
+  const auto read = [](const auto& get) {
+    try {
+      get();
+    } catch (const Error&) {
+    }
+  };
+  read([&] {
+    const GgufFile file(std::string(bytes), "fuzz.gguf");
+    (void)gguf_config(file).to_json();
+    for (const GgufTensor& tensor : header.tensors)
+      read([&] { (void)file.tensor(tensor, at::kBFloat16); });
+  });
+  use_tokenizer(gguf_tokenizer(header), "The cat's 1234 \xC3\xA9 <s>");
 } catch (const Error&) {
 }
 

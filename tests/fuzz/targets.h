@@ -10,6 +10,8 @@ namespace euromodal::fuzz {
 
 /// A whole safetensors file.
 void safetensors_header(std::string_view bytes);
+/// A whole GGUF file: its header, the config and the tokenizer that it holds.
+void gguf_header(std::string_view bytes);
 /// tokenizer.json, a zero byte, tokenizer_config.json, a zero byte, text: encoded in every mode,
 /// the ids decoded at once and streamed. The later parts may be missing.
 void tokenizer(std::string_view bytes);
@@ -24,7 +26,8 @@ struct Target {
   const char* name;
   void (*run)(std::string_view bytes);
 };
-inline constexpr std::array<Target, 5> kTargets = {{{"safetensors_header", safetensors_header},
+inline constexpr std::array<Target, 6> kTargets = {{{"safetensors_header", safetensors_header},
+                                                    {"gguf_header", gguf_header},
                                                     {"tokenizer", tokenizer},
                                                     {"chat_template", chat_template},
                                                     {"model_config", model_config},

@@ -8,6 +8,7 @@ if(EUROMODAL_FUZZ)
   # Only what the targets read with, instrumented; LibTorch is linked as it is.
   file(GLOB fuzz_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/backbone/weights/tokenizer/*.cpp)
   foreach(source core/config core/config_tree core/files core/json backbone/weights/chat_template backbone/weights/jinja_nodes backbone/weights/safetensors_header
+          backbone/weights/ggml_blocks backbone/weights/gguf backbone/weights/gguf_header backbone/weights/private_mapping backbone/gguf_config
           backbone/weights/tokenizer backbone/llama_config backbone/kernels/packed_linear/packed_weight tests/fuzz/targets)
     list(APPEND fuzz_sources ${CMAKE_SOURCE_DIR}/${source}.cpp)
   endforeach()
@@ -18,7 +19,7 @@ if(EUROMODAL_FUZZ)
   target_link_libraries(fuzz_readers PUBLIC fmt::fmt spdlog::spdlog yaml-cpp nlohmann_json::nlohmann_json PkgConfig::xxhash PkgConfig::utf8proc PkgConfig::pcre2
     PkgConfig::sentencepiece Threads::Threads torch::torch_cpu)
   add_custom_target(fuzz)
-  foreach(target safetensors_header tokenizer chat_template model_config yaml_config)
+  foreach(target safetensors_header gguf_header tokenizer chat_template model_config yaml_config)
     add_executable(fuzz_${target} EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/fuzz_main.cpp)
     target_compile_definitions(fuzz_${target} PRIVATE EM_FUZZ_TARGET=${target})
     target_compile_options(fuzz_${target} PRIVATE -fsanitize=fuzzer ${fuzz_options})

@@ -206,6 +206,61 @@ PackedWeight pack_weight(const at::Tensor& weight_OI, const PackedForm& form) {
   return out;
 }
 
+PackedWeight pack_codes(const at::Tensor& codes_OI, const at::Tensor& scales_OG,
+                        const at::Tensor& zeros_OG, const PackedForm& form) {
+  const bool four = form.form == WeightForm::kInt4;
+  check(form.form != WeightForm::kBf16 && (form.group == 32 || form.group == 128),
+        "pack_codes: {} has no codes", packed_form_name(form));
+  check(codes_OI.dim() == 2 && codes_OI.numel() > 0 && codes_OI.is_cpu() &&
+            codes_OI.scalar_type() == at::kByte,
+        "pack_codes: expected codes u8 [O, I] on the CPU, got {} [{}]",
+        c10::toString(codes_OI.scalar_type()), fmt::join(codes_OI.sizes(), ", "));
+  PackedWeight out{form, codes_OI.size(0), codes_OI.size(1), {}};
+  const PackedLayout layout = out.layout();
+  const std::vector<int64_t> groups_shape = {out.outputs, layout.groups};
+  check(scales_OG.sizes() == groups_shape && scales_OG.scalar_type() == at::kHalf,
+        "pack_codes: expected scales f16 [{}], got {} [{}]", fmt::join(groups_shape, ", "),
+        c10::toString(scales_OG.scalar_type()), fmt::join(scales_OG.sizes(), ", "));
+  check(zeros_OG.defined() == form.asymmetric &&
+            (!form.asymmetric ||
+             (zeros_OG.sizes() == groups_shape && zeros_OG.scalar_type() == at::kByte)),
+        "pack_codes: zeros u8 [{}] go with asymmetric forms alone", fmt::join(groups_shape, ", "));
+  check(scales_OG.isfinite().all().item<bool>(), "pack_codes: a scale is not finite");
+  const auto fits = [&](const at::Tensor& x) { return !four || x.max().item<uint8_t>() < 16; };
+  check(fits(codes_OI) && (!form.asymmetric || fits(zeros_OG)),
+        "pack_codes: a code or zero point of int4 is above 15");
+
+  const int64_t blocks = (out.outputs + kPackedOutputs - 1) / kPackedOutputs;
+  out.blocks = huge_bytes(blocks, layout.block);
+  auto* data = out.blocks.mutable_data_ptr<uint8_t>();
+  const at::Tensor codes = codes_OI.contiguous(), scales = scales_OG.contiguous(),
+                   zeros = form.asymmetric ? zeros_OG.contiguous() : at::Tensor();
+  const auto* code = codes.const_data_ptr<uint8_t>();
+  const auto* scale = scales.const_data_ptr<c10::Half>();
+  const uint8_t* zero = zeros.defined() ? zeros.const_data_ptr<uint8_t>() : nullptr;
+  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    std::array<uint8_t, kPackedOutputs * kLongestGroup> group;
+    for (int64_t b = begin; b < end; ++b) {
+      uint8_t* block = data + b * layout.block;
+      std::memset(block, 0, static_cast<size_t>(layout.codes));
+      for (int64_t g = 0; g < layout.groups; ++g) {
+        group.fill(four ? 8 : 128);  // beyond the last output: scale 0
+        for (int64_t o = 0; o < std::min(kPackedOutputs, out.outputs - b * kPackedOutputs); ++o) {
+          const int64_t row = b * kPackedOutputs + o, at = row * layout.groups + g;
+          const int64_t count = std::min(form.group, out.inputs - g * form.group);
+          std::memcpy(block + (g * kPackedOutputs + o) * 2, &scale[at].x, 2);
+          if (zero != nullptr) block[layout.zeros + g * kPackedOutputs + o] = zero[at];
+          std::memcpy(group.data() + o * form.group, code + row * out.inputs + g * form.group,
+                      static_cast<size_t>(count));
+        }
+        put_codes(group.data(), form.group, four,
+                  block + layout.codes + g * form.group * kPackedOutputs / (four ? 2 : 1));
+      }
+    }
+  });
+  return out;
+}
+
 at::Tensor unpack_weight(const PackedWeight& weight, at::ScalarType dtype) {
   const PackedLayout layout = weight.layout();
   const bool pairs = weight.form.form == WeightForm::kBf16,

@@ -32,6 +32,13 @@ PackedForm parse_packed_form(const std::string& word);
 /// A weight that is not finite is an Error.
 PackedWeight pack_weight(const at::Tensor& weight_OI, const PackedForm& form);
 
+/// Codes that somebody else chose, taken as they are: weight = scale · (code - zero), G groups of
+/// form.group inputs. codes_OI u8 (int4: below 16); scales_OG f16 [O, G]; zeros_OG u8 [O, G], or
+/// undefined for a symmetric form (128 for int8, 8 for int4). Error: shapes, codes that the form
+/// does not have, a scale that is not finite.
+PackedWeight pack_codes(const at::Tensor& codes_OI, const at::Tensor& scales_OG,
+                        const at::Tensor& zeros_OG, const PackedForm& form);
+
 /// The weights that the codes stand for, [O, I] in `dtype`.
 at::Tensor unpack_weight(const PackedWeight& weight, at::ScalarType dtype);
 

@@ -12,7 +12,7 @@ namespace euromodal {
 /// What config.json says of RoPE; every `type` other than those named is refused when the config is
 /// read.
 struct RopeConfig {
-  std::string type = "default";  // default, linear, dynamic, llama3, yarn
+  std::string type = "default";  // default, linear, dynamic, llama3, yarn, longrope
   double theta = 10000.0;
   double factor = 1.0;        // all but default
   int64_t head_dim = 0;       // N
@@ -25,6 +25,7 @@ struct RopeConfig {
              -1.0;  // yarn; attention_factor < 0: from factor, mscale, mscale_all_dim
   double mscale = 0.0, mscale_all_dim = 0.0;
   bool truncate = true;
+  std::vector<double> divisors;  // longrope: what each of the N / 2 frequencies is divided by
 };
 
 struct RopeTable {

@@ -1,7 +1,8 @@
 // rope_table.cpp — frequencies of every RoPE type and their tables. Reference: transformers 5.23
 // modeling_rope_utils. Linear: Chen et al. 2023; dynamic: NTK-aware scaling; llama3: Llama 3.1;
-// yarn: Peng et al. 2023. N head width, P positions. All tensors f32 and computed by ATen, as the
-// reference does: at position 32,000 one last bit of a frequency is 2 milliradians.
+// yarn: Peng et al. 2023; longrope: Ding et al. 2024, of which one list of factors is read. N head
+// width, P positions. All tensors f32 and computed by ATen, as the reference does: at position
+// 32,000 one last bit of a frequency is 2 milliradians.
 #include <cmath>
 
 #include <ATen/ATen.h>
@@ -85,8 +86,14 @@ at::Tensor rope_frequencies(const RopeConfig& c, int64_t sequence_length) {
   const at::Tensor freq = at::reciprocal(rope_powers(theta, c.head_dim));
   if (c.type == "linear") return freq / c.factor;
   if (c.type == "llama3") return rope_llama3(c, freq);
-  check<ConfigError>(c.type == "default" || c.type == "dynamic",
-                     "rope_type is '{}'; known are default, linear, dynamic, llama3, yarn", c.type);
+  if (c.type == "longrope") {
+    check<ConfigError>(static_cast<int64_t>(c.divisors.size()) == c.head_dim / 2,
+                       "RoPE: {} divisors of {} frequencies", c.divisors.size(), c.head_dim / 2);
+    return at::reciprocal(rope_powers(theta, c.head_dim) * at::tensor(c.divisors, at::kFloat));
+  }
+  check<ConfigError>(
+      c.type == "default" || c.type == "dynamic",
+      "rope_type is '{}'; known are default, linear, dynamic, llama3, yarn, longrope", c.type);
   return freq;
 }
 

@@ -59,6 +59,11 @@ class HfTokenizer final : public Tokenizer {
 std::shared_ptr<const Tokenizer> parse_tokenizer_json(std::string_view text,
                                                       const nlohmann::json& config,
                                                       const std::filesystem::path& dir);
+/// The same of the parsed document; `what` and `config_what` name the two in messages.
+std::shared_ptr<const Tokenizer> make_tokenizer(const nlohmann::json& file,
+                                                const nlohmann::json& config,
+                                                const std::string& what,
+                                                const std::string& config_what);
 /// The tokenizer of `dir`/tokenizer.model, converted as transformers converts it.
 std::shared_ptr<const Tokenizer> load_sentencepiece(const std::filesystem::path& dir,
                                                     const nlohmann::json& config);

@@ -1,15 +1,14 @@
 // sentencepiece_model.cpp — tokenizer.model alone, as SentencePiece and LlamaTokenizer read it:
 // pieces and types by libsentencepiece, merges in the order of the pieces, then the common
 // pipeline. Reference: transformers SentencePieceExtractor and generate_merges.
-#include <algorithm>
-#include <tuple>
+#include <numeric>
 
 #include <nlohmann/json.hpp>
 #include <sentencepiece_processor.h>
 
 #include "backbone/weights/safetensors_header.h"
 #include "backbone/weights/tokenizer/hf_tokenizer.h"
-#include "backbone/weights/tokenizer/unicode.h"
+#include "backbone/weights/tokenizer/piece_merges.h"
 #include "core/error.h"
 #include "core/files.h"
 
@@ -72,37 +71,6 @@ bool read_kinds(std::string_view bytes, ModelKinds& kinds) {
   return outer && whole;
 }
 
-// Every way to make a piece of two others; earlier pieces first, then shorter left halves.
-BpeMerges merges_of_pieces(const std::vector<std::string>& pieces, const BpeVocab& vocab) {
-  struct Entry {
-    int64_t piece;
-    size_t left_length, right_length;  // characters
-    int64_t left, right;
-  };
-  std::vector<Entry> entries;
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    const std::string& piece = pieces[i];
-    size_t characters = 0;
-    for (size_t at = 0; at < piece.size(); at += utf8_length(piece[at])) ++characters;
-    size_t at = 0;
-    for (size_t n = 1; n < characters; ++n) {
-      at += utf8_length(piece[at]);
-      const auto left = vocab.find(std::string_view(piece).substr(0, at));
-      const auto right = vocab.find(std::string_view(piece).substr(at));
-      if (left != vocab.end() && right != vocab.end())
-        entries.push_back({vocab.at(piece), n, characters - n, left->second, right->second});
-    }
-  }
-  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return std::tie(a.piece, a.left_length, a.right_length) <
-           std::tie(b.piece, b.left_length, b.right_length);
-  });
-  BpeMerges merges;
-  merges.reserve(entries.size());
-  for (const Entry& entry : entries) merges.emplace_back(pieces[entry.left], pieces[entry.right]);
-  return merges;
-}
-
 }  // namespace
 
 std::shared_ptr<const Tokenizer> load_sentencepiece(const std::filesystem::path& dir,
@@ -137,7 +105,9 @@ std::shared_ptr<const Tokenizer> load_sentencepiece(const std::filesystem::path&
     token.special = kinds.pieces[id] == kControlPiece;
     if (token.special || kinds.pieces[id] == kUserPiece) added.push_back(std::move(token));
   }
-  const BpeMerges merges = merges_of_pieces(pieces, vocab);
+  std::vector<int64_t> rank(pieces.size());
+  std::iota(rank.begin(), rank.end(), 0);
+  const BpeMerges merges = merges_of_pieces(pieces, vocab, rank);
   BpeOptions options;
   options.fuse_unk = options.byte_fallback = true;
   try {

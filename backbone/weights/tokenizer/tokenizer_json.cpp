@@ -159,12 +159,10 @@ void add_config_tokens(HfTokenizerParts& parts, const json& config, const std::s
   }
 }
 
-std::shared_ptr<const Tokenizer> parse_tokenizer_json(std::string_view text, const json& config,
-                                                      const std::filesystem::path& dir) {
-  const std::string what = (dir / "tokenizer.json").string();
+std::shared_ptr<const Tokenizer> make_tokenizer(const json& file, const json& config,
+                                                const std::string& what,
+                                                const std::string& config_what) {
   try {
-    check_json_depth(text, what);
-    const json file = json::parse(text);
     check<CheckpointError>(file.is_object() && part_of(file, "model").is_object(),
                            "{}: model is missing", what);
     HfTokenizerParts parts{Bpe::from_json(file["model"], what),
@@ -184,11 +182,24 @@ std::shared_ptr<const Tokenizer> parse_tokenizer_json(std::string_view text, con
     if (word.is_string() && (word == "LlamaTokenizer" || word == "LlamaTokenizerFast") &&
         !parts.pre_tokenizer.byte_level() && !parts.decoder.byte_level())
       use_llama_pipeline(parts, config, /*sentencepiece=*/false);
-    add_config_tokens(parts, config, (dir / "tokenizer_config.json").string());
+    add_config_tokens(parts, config, config_what);
     return std::make_shared<HfTokenizer>(std::move(parts), what);
   } catch (const json::exception& e) {
     throw CheckpointError("{}: not a tokenizer: {}", what, shown_name(e.what()));
   }
+}
+
+std::shared_ptr<const Tokenizer> parse_tokenizer_json(std::string_view text, const json& config,
+                                                      const std::filesystem::path& dir) {
+  const std::string what = (dir / "tokenizer.json").string();
+  json file;
+  try {
+    check_json_depth(text, what);
+    file = json::parse(text);
+  } catch (const json::exception& e) {
+    throw CheckpointError("{}: not a tokenizer: {}", what, shown_name(e.what()));
+  }
+  return make_tokenizer(file, config, what, (dir / "tokenizer_config.json").string());
 }
 
 }  // namespace euromodal
