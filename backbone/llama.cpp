@@ -8,6 +8,7 @@
 #include <c10/core/GradMode.h>
 
 #include "backbone/gguf_model.h"
+#include "backbone/hub_quantization.h"
 #include "backbone/kernels/ops.h"
 #include "backbone/kernels/to_device.h"
 #include "backbone/llama_block.h"
@@ -235,12 +236,19 @@ TextModel load_text_model(const fs::path& dir, std::optional<at::ScalarType> dty
   if (const auto gguf = find_gguf(dir)) return load_gguf_model(*gguf, dtype);
   TextModel out;
   out.config = LlamaConfig::load(dir);
+  const bool said = dtype.has_value();
   if (!dtype) {
     for (const TensorInfo& info : list_model_tensors(dir)) {
       if (info.name == "model.embed_tokens.weight") dtype = info.dtype;
     }
   }
-  Weights weights = Weights::from_folder(dir, dtype.value_or(at::kFloat));
+  // Half precision is slow on a CPU, and nothing of the integers is lost.
+  const auto hub = hub_quantization_of(dir);
+  if (hub && !said && dtype == at::kHalf) dtype = at::kBFloat16;
+  const at::ScalarType type = dtype.value_or(at::kFloat);
+  std::vector<NamedTensor> tensors = load_model_tensors(dir);
+  if (hub) tensors = pack_hub_tensors(std::move(tensors), *hub, out.config, type, dir.string());
+  Weights weights = Weights::from_tensors(std::move(tensors), type, dir.string());
   out.llama = std::make_unique<Llama>(out.config, weights.scope());
   weights.finish();
   out.parameters = weights.taken();

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "backbone/gguf_model.h"
+#include "backbone/hub_quantization.h"
 #include "backbone/kernels/packed_linear/packed_weight.h"
 
 namespace euromodal {
@@ -112,11 +113,12 @@ std::vector<int64_t> llama_ids(const JsonView& json, const char* key) {
 void read_packed(const JsonView& json, LlamaConfig& config) {
   if (!json.has("quantization_config")) return;
   const JsonView how = json.object("quantization_config");
+  if (read_hub_quantization(how)) return;  // how it is loaded: load_text_model
   const std::string method = how.str("quant_method", "");
   check<ConfigError>(
       method == kPackedMethod,
-      "{}: quant_method \"{}\" cannot be read, only \"{}\" (euromodal quantize); take "
-      "the model's folder without quantisation",
+      "{}: quant_method \"{}\" cannot be read, only \"{}\" (euromodal quantize), \"awq\" and "
+      "\"gptq\"; take the model's folder without quantisation",
       how.what(), method, kPackedMethod);
   try {
     config.packed = parse_packed_form(how.str("weights", ""));

@@ -161,10 +161,10 @@ TEST(PackedModelTest, DamagedFoldersAreErrors) {
   EXPECT_TRUE((throws_with<CheckpointError>([&] { load_text_model(dir / "packed", std::nullopt); },
                                             {"q_proj.weight.packed", "shape"})));
   Json other = Json::parse(config);
-  other["quantization_config"]["quant_method"] = "awq";
+  other["quantization_config"]["quant_method"] = "bitsandbytes";
   write_text_atomic(dir / "packed" / "config.json", other.dump());
   EXPECT_TRUE((throws_with<ConfigError>([&] { load_text_model(dir / "packed", std::nullopt); },
-                                        {"quant_method", "awq", "euromodal quantize"})));
+                                        {"quant_method", "bitsandbytes", "euromodal quantize"})));
 }
 
 TEST(PackCodesTest, CodesAreTheWeights) {
