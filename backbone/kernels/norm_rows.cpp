@@ -51,13 +51,14 @@ template <typename T>
     if (a.centre) {
 #pragma omp simd
       for (int64_t d = 0; d < a.width; ++d)
-        y[d] = static_cast<T>((static_cast<A>(x[d]) - mean) * rstd * static_cast<A>(a.weight[d]) +
-                              static_cast<A>(a.bias[d]));
+        put_rounded(y, d,
+                    (static_cast<A>(x[d]) - mean) * rstd * static_cast<A>(a.weight[d]) +
+                        static_cast<A>(a.bias[d]));
     } else {
 #pragma omp simd
       for (int64_t d = 0; d < a.width; ++d) {
-        const T rounded = static_cast<T>(static_cast<A>(x[d]) * rstd);
-        y[d] = static_cast<T>(static_cast<A>(a.weight[d]) * static_cast<A>(rounded));
+        const A rounded = rounded_to<T>(static_cast<A>(x[d]) * rstd);
+        put_rounded(y, d, static_cast<A>(a.weight[d]) * rounded);
       }
     }
   }
@@ -93,7 +94,7 @@ template <typename T>
     for (int64_t d = 0; d < a.width; ++d) {
       const A g = static_cast<A>(dy[d]) * static_cast<A>(a.weight[d]);
       const A xhat = (static_cast<A>(x[d]) - mean) * rstd;
-      dx[d] = static_cast<T>(rstd * (g - mean_g - xhat * mean_dot));
+      put_rounded(dx, d, rstd * (g - mean_g - xhat * mean_dot));
     }
   }
 }

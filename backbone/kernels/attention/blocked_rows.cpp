@@ -63,7 +63,7 @@ template <typename T>
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < count; ++i) {
     const float e = fast_exp(scale * (score[i] - largest));
-    share[i] = static_cast<T>(e);
+    put_rounded(share, i, e);
     sum += e;
   }
   return sum;
@@ -102,6 +102,7 @@ void blocked_add_values(void* to, const float* tile, int64_t row, int64_t rows, 
   for (int64_t r = row; r < row + rows; ++r, tile += columns) {
     float* sum = space.sum_RN.data() + r * space.width + output;
     const float shrink = space.shrink_R[static_cast<size_t>(r)];
+#pragma omp simd
     for (int64_t n = 0; n < count; ++n) sum[n] = sum[n] * shrink + tile[n];
   }
 }
@@ -182,7 +183,7 @@ void blocked_tile(const BlockedTile& tile, const BlockedHead& head, const Packed
         out + (tile.first + r / group) * out_THN.stride(0) + (tile.head * group + r % group) * N;
     const float inverse = 1.0F / space.total_R[static_cast<size_t>(r)];
     const float* sum = space.sum_RN.data() + r * N;
-    for (int64_t n = 0; n < N; ++n) to[n] = static_cast<c10::BFloat16>(sum[n] * inverse);
+    for (int64_t n = 0; n < N; ++n) put_rounded(to, n, sum[n] * inverse);
   }
 }
 

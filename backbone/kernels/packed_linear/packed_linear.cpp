@@ -51,10 +51,12 @@ template <typename T>
     T* y = to.y + (row + r) * to.outputs + output;
     const float* sums = tile + r * columns;
     if (to.bias == nullptr) {
-      for (int64_t o = 0; o < count; ++o) y[o] = static_cast<T>(sums[o]);
+#pragma omp simd
+      for (int64_t o = 0; o < count; ++o) put_rounded(y, o, sums[o]);
     } else {
+#pragma omp simd
       for (int64_t o = 0; o < count; ++o)
-        y[o] = static_cast<T>(sums[o] + static_cast<float>(to.bias[output + o]));
+        put_rounded(y, o, sums[o] + static_cast<float>(to.bias[output + o]));
     }
   }
 }

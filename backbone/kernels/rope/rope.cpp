@@ -36,6 +36,7 @@ template <typename T>
 [[gnu::always_inline]] inline void rope_rows(const RopeArgs<T>& a) {
   using A = Acc<T>;
   const int64_t half = a.width / 2;
+  const float sign = a.inverse ? -1.0F : 1.0F;
   for (int64_t t = a.begin; t < a.end; ++t) {
     const float* cos = a.cos + a.positions[t] * a.width;
     const float* sin = a.sin + a.positions[t] * a.width;
@@ -45,13 +46,11 @@ template <typename T>
 #pragma omp simd
       for (int64_t n = 0; n < half; ++n) {
         // the table rounded to x's dtype; both halves of a table row are alike
-        const A c = static_cast<A>(static_cast<T>(cos[n]));
-        const A s = static_cast<A>(static_cast<T>(a.inverse ? -sin[n] : sin[n]));
+        const A c = rounded_to<T>(cos[n]);
+        const A s = rounded_to<T>(sign * sin[n]);
         const A first = static_cast<A>(x[n]), second = static_cast<A>(x[half + n]);
-        y[n] = static_cast<T>(static_cast<A>(static_cast<T>(first * c)) -
-                              static_cast<A>(static_cast<T>(second * s)));
-        y[half + n] = static_cast<T>(static_cast<A>(static_cast<T>(second * c)) +
-                                     static_cast<A>(static_cast<T>(first * s)));
+        put_rounded(y, n, rounded_to<T>(first * c) - rounded_to<T>(second * s));
+        put_rounded(y, half + n, rounded_to<T>(second * c) + rounded_to<T>(first * s));
       }
     }
   }

@@ -33,8 +33,8 @@ template <typename T>
 #pragma omp simd
   for (int64_t i = a.begin; i < a.end; ++i) {
     const A g = static_cast<A>(a.gate[i]);
-    const T silu = static_cast<T>(g / (A(1) + fast_exp(-g)));
-    a.y[i] = static_cast<T>(static_cast<A>(silu) * static_cast<A>(a.up[i]));
+    const A silu = rounded_to<T>(g / (A(1) + fast_exp(-g)));
+    put_rounded(a.y, i, silu * static_cast<A>(a.up[i]));
   }
 }
 
@@ -45,9 +45,8 @@ template <typename T>
   for (int64_t i = a.begin; i < a.end; ++i) {
     const A g = static_cast<A>(a.gate[i]), dy = static_cast<A>(a.dy[i]);
     const A sigmoid = A(1) / (A(1) + fast_exp(-g));
-    a.dgate[i] =
-        static_cast<T>(dy * static_cast<A>(a.up[i]) * sigmoid * (A(1) + g * (A(1) - sigmoid)));
-    a.dup[i] = static_cast<T>(dy * (g * sigmoid));
+    put_rounded(a.dgate, i, dy * static_cast<A>(a.up[i]) * sigmoid * (A(1) + g * (A(1) - sigmoid)));
+    put_rounded(a.dup, i, dy * (g * sigmoid));
   }
 }
 
