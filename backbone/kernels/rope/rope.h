@@ -25,7 +25,7 @@ struct RopeConfig {
              -1.0;  // yarn; attention_factor < 0: from factor, mscale, mscale_all_dim
   double mscale = 0.0, mscale_all_dim = 0.0;
   bool truncate = true;
-  std::vector<double> divisors;  // longrope: what each of the N / 2 frequencies is divided by
+  std::vector<double> divisors{};  // longrope: what each of the N / 2 frequencies is divided by
 };
 
 struct RopeTable {
