@@ -144,11 +144,6 @@ LlamaConfig gguf_config(const GgufFile& file) {
                      "{}: general.architecture is '{}'; GGUF models of architecture llama (every "
                      "EuroLLM) are read here",
                      header.file, architecture);
-  const int64_t parts = header.size("split.count", 1);
-  check<ConfigError>(parts <= 1,
-                     "{}: is one of {} parts of a model (split.count); join them with "
-                     "llama-gguf-split --merge",
-                     header.file, parts);
   const int64_t experts = header.size("llama.expert_count", 0);
   check<ConfigError>(experts == 0, "{}: llama.expert_count is {}; mixtures of experts are not read",
                      header.file, experts);

@@ -1,6 +1,8 @@
-// gguf.cpp — one mapped GGUF file and its tensors.
+// gguf.cpp — mapped GGUF files and their tensors.
 #include "backbone/weights/gguf.h"
 
+#include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <unordered_map>
 
@@ -24,23 +26,109 @@ std::optional<at::ScalarType> gguf_plain_type(GgmlType type) {
   return std::nullopt;
 }
 
+constexpr const char* kPartsKey = "split.count";
+constexpr const char* kPartKey = "split.no";
+constexpr const char* kPartsTensorsKey = "split.tensors.count";
+
+/// NAME, number and count of NAME-00001-of-00003.gguf.
+struct GgufPartName {
+  std::string name;
+  int64_t number = 0, count = 0;
+
+  static std::optional<GgufPartName> read(const std::filesystem::path& file) {
+    const std::string stem = file.extension() == ".gguf" ? file.stem().string() : "";
+    constexpr size_t kEnd = 15;  // "-00001-of-00003"
+    if (stem.size() <= kEnd) return std::nullopt;
+    const std::string end = stem.substr(stem.size() - kEnd);
+    GgufPartName out{stem.substr(0, stem.size() - kEnd)};
+    const auto digits = [&](size_t at, int64_t& value) {
+      const char* const to = end.data() + at + 5;
+      return std::from_chars(end.data() + at, to, value).ptr == to;
+    };
+    if (end[0] != '-' || end.substr(6, 4) != "-of-" || !digits(1, out.number) ||
+        !digits(10, out.count))
+      return std::nullopt;
+    return out;
+  }
+  std::string file(int64_t of_number) const {
+    return fmt::format("{}-{:05}-of-{:05}.gguf", name, of_number, count);
+  }
+};
+
 }  // namespace
 
 struct GgufFile::Impl {
-  explicit Impl(const std::filesystem::path& file)
-      : mapping(file), data(mapping->data()), header(parse_gguf_header(mapping->text(), file)) {
+  struct Part {
+    char* data;  // the file's first byte
+    uint64_t data_begin;
+  };
+
+  explicit Impl(const std::filesystem::path& file) {
+    header = add(file);
+    const int64_t count = header.size(kPartsKey, 1);
+    if (count > 1) add_parts(file, count);
     list();
   }
-  Impl(std::string bytes, const std::string& name)
-      : memory(std::move(bytes)), data(memory.data()), header(parse_gguf_header(memory, name)) {
+  Impl(std::string bytes, const std::string& name) : memory(std::move(bytes)) {
+    header = parse_gguf_header(memory, name);
+    const int64_t count = header.size(kPartsKey, 1);
+    check<CheckpointError>(count <= 1, "{}: is one of {} parts of a model ({})", name, count,
+                           kPartsKey);
+    parts.push_back({memory.data(), header.data_begin});
     list();
   }
+
+  GgufHeader add(const std::filesystem::path& file) {
+    const auto& mapping = mappings.emplace_back(std::make_unique<PrivateMapping>(file));
+    GgufHeader out = parse_gguf_header(mapping->text(), file);
+    for (GgufTensor& tensor : out.tensors) tensor.part = parts.size();
+    parts.push_back({mapping->data(), out.data_begin});
+    return out;
+  }
+
+  /// All parts of the model to which `file`, already added, belongs.
+  void add_parts(const std::filesystem::path& file, int64_t count) {
+    const auto name = GgufPartName::read(file);
+    check<CheckpointError>(name && name->count == count,
+                           "{}: is one of {} parts of a model ({}), and must be named as such: "
+                           "NAME-00001-of-{:05}.gguf",
+                           header.file, count, kPartsKey, count);
+    mappings.clear();
+    parts.clear();
+    for (int64_t i = 0; i < count; ++i) {
+      const std::filesystem::path path = file.parent_path() / name->file(i + 1);
+      std::error_code ignored;
+      check<CheckpointError>(std::filesystem::exists(path, ignored),
+                             "{}: part {} of {} is missing; expected the file {}", header.file,
+                             i + 1, count, path.string());
+      GgufHeader part = add(path);
+      check<CheckpointError>(part.size(kPartsKey, 1) == count && part.size(kPartKey, 0) == i,
+                             "{}: calls itself part {} of {} ({} + 1, {}), its name says {} of {}",
+                             part.file, part.size(kPartKey, 0) + 1, part.size(kPartsKey, 1),
+                             kPartKey, kPartsKey, i + 1, count);
+      if (i == 0) {
+        header = std::move(part);
+        continue;
+      }
+      std::move(part.tensors.begin(), part.tensors.end(), std::back_inserter(header.tensors));
+    }
+    const auto tensors = static_cast<int64_t>(header.tensors.size());
+    const int64_t announced = header.size(kPartsTensorsKey, tensors);
+    check<CheckpointError>(tensors == announced, "{}: {} is {}, but the {} parts hold {} tensors",
+                           header.file, kPartsTensorsKey, announced, count, tensors);
+  }
+
   void list() {
-    for (const GgufTensor& tensor : header.tensors) by_name.emplace(tensor.name, &tensor);
+    for (const GgufTensor& tensor : header.tensors) {
+      const bool added = by_name.emplace(tensor.name, &tensor).second;
+      check<CheckpointError>(added, "{}: tensor {} is in two parts", header.file,
+                             shown_name(tensor.name));
+    }
   }
-  std::optional<PrivateMapping> mapping;
+
+  std::vector<std::unique_ptr<PrivateMapping>> mappings;
   std::string memory;
-  char* data;
+  std::vector<Part> parts;
   GgufHeader header;
   std::unordered_map<std::string_view, const GgufTensor*> by_name;
 };
@@ -57,7 +145,8 @@ const GgufTensor* GgufFile::find(std::string_view name) const {
 }
 
 const uint8_t* GgufFile::data(const GgufTensor& tensor) const {
-  return reinterpret_cast<const uint8_t*>(impl_->data) + impl_->header.data_begin + tensor.begin;
+  const Impl::Part& part = impl_->parts[tensor.part];
+  return reinterpret_cast<const uint8_t*>(part.data) + part.data_begin + tensor.begin;
 }
 
 at::Tensor GgufFile::tensor(const GgufTensor& tensor, at::ScalarType dtype,
@@ -125,13 +214,20 @@ std::optional<std::filesystem::path> find_gguf(const std::filesystem::path& path
   if (fs::is_regular_file(path, ignored)) return path;
   if (!fs::is_directory(path, ignored) || fs::exists(path / "config.json", ignored))
     return std::nullopt;
-  std::optional<fs::path> out;
+  std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(path, ignored)) {
-    if (entry.path().extension() != ".gguf") continue;
-    if (out) return std::nullopt;  // which one?
-    out = entry.path();
+    if (entry.path().extension() == ".gguf") files.push_back(entry.path());
   }
-  return out;
+  if (files.empty()) return std::nullopt;
+  std::sort(files.begin(), files.end());
+  if (files.size() == 1) return files[0];
+  const auto first = GgufPartName::read(files[0]);
+  for (const fs::path& file : files) {
+    const auto part = GgufPartName::read(file);
+    if (!first || !part || part->name != first->name || part->count != first->count)
+      return std::nullopt;  // which one?
+  }
+  return files[0];
 }
 
 }  // namespace euromodal

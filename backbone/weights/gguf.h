@@ -23,6 +23,7 @@ struct GgufTensor {
   GgmlType type = GgmlType::kF32;
   std::vector<int64_t> shape;     // as PyTorch has it, the last one contiguous (the file: reversed)
   uint64_t begin = 0, bytes = 0;  // relative to the start of the data
+  size_t part = 0;                // the file that holds it, of a model in several
 };
 
 /// Types of values as the format numbers them.
@@ -54,7 +55,7 @@ struct GgufValue {
 struct GgufHeader {
   std::string file;  // for messages
   std::map<std::string, GgufValue, std::less<>> values;
-  std::vector<GgufTensor> tensors;  // in order of offset
+  std::vector<GgufTensor> tensors;  // by part, then in order of offset
   uint64_t data_begin = 0;
 
   bool has(std::string_view key) const;
@@ -81,12 +82,16 @@ struct GgufCodes {
   at::Tensor scales_OG;  // f16, one for 32 inputs
 };
 
-/// One mapped file.
+/// One mapped file, or all parts of a model that llama-gguf-split cut into
+/// NAME-00001-of-000NN.gguf and so on; of these, any part names the whole.
 class GgufFile {
  public:
+  /// CheckpointError as parse_gguf_header; a part that is missing, belongs elsewhere or repeats a
+  /// tensor; another number of tensors than the first part announces.
   explicit GgufFile(const std::filesystem::path& file);
-  /// The same of bytes in memory; `name`: for messages.
+  /// The same of bytes in memory, in one part; `name`: for messages.
   GgufFile(std::string bytes, const std::string& name);
+  /// Keys of the first part, tensors of all.
   const GgufHeader& header() const;
   const GgufTensor* find(std::string_view name) const;
   /// F32, F16 and BF16: a view of the mapped bytes that keeps the mapping alive (writing to it
@@ -105,7 +110,8 @@ class GgufFile {
 };
 
 /// The GGUF file that is meant where a model folder is expected: `path` when it is a file, or the
-/// only .gguf of a folder that holds no config.json.
+/// only .gguf of a folder that holds no config.json (the first part when all .gguf there are parts
+/// of one model).
 std::optional<std::filesystem::path> find_gguf(const std::filesystem::path& path);
 
 }  // namespace euromodal

@@ -163,6 +163,58 @@ TEST(GgufModelTest, FolderWithOneFileIsThatFile) {
                                         {"one", "config.json", ".gguf"})));
 }
 
+/// q8_0.gguf as `llama-gguf-split --split --split-max-tensors 8` cut it.
+TEST(GgufModelTest, PartsAreTheWholeFile) {
+  const TextModel whole = load("q8_0");
+  const auto same = [&](const fs::path& path) {
+    const TextModel model = load_text_model(path, at::kFloat);
+    ASSERT_EQ(model.parameters.size(), whole.parameters.size());
+    for (size_t i = 0; i < whole.parameters.size(); ++i) {
+      EXPECT_EQ(model.parameters[i].name, whole.parameters[i].name);
+      EXPECT_TRUE(at::equal(model.parameters[i].tensor, whole.parameters[i].tensor))
+          << whole.parameters[i].name;
+    }
+  };
+  for (const int part : {1, 2, 3})
+    same(kGoldens / "parts" / fmt::format("q8_0-{:05}-of-00003.gguf", part));
+  same(kGoldens / "parts");
+}
+
+TEST(GgufModelTest, FaultsOfPartsAreNamed) {
+  const TempDir dir;
+  const auto part = [&](int number) { return dir / fmt::format("m-{:05}-of-00003.gguf", number); };
+  const auto copy = [&](int from, int to) {
+    fs::copy_file(kGoldens / "parts" / fmt::format("q8_0-{:05}-of-00003.gguf", from), part(to),
+                  fs::copy_options::overwrite_existing);
+  };
+  const auto fails = [&](const std::string& file, std::initializer_list<std::string_view> words) {
+    EXPECT_TRUE(throws_with<CheckpointError>([&] { GgufFile{fs::path(file)}; }, words));
+  };
+  copy(1, 1);
+  copy(3, 3);
+  fails(part(3), {"part 2 of 3 is missing", "m-00002-of-00003.gguf"});
+  copy(3, 2);
+  fails(part(1), {"m-00002-of-00003.gguf", "part 3 of 3", "split.no", "2 of 3"});
+  fs::copy_file(part(1), dir / "model.gguf");
+  fails(dir / "model.gguf", {"model.gguf", "3 parts", "split.count", "NAME-00001-of-00003.gguf"});
+  fails(part(1), {"m-00002"});
+  EXPECT_TRUE((throws_with<CheckpointError>([&] { GgufFile(read_bytes(part(1)), "bytes"); },
+                                            {"bytes", "3 parts", "split.count"})));
+  // Two files of two tensors: one twice, and one fewer than announced.
+  const auto two = [&](uint32_t number, const std::string& name, uint32_t announced) {
+    GgufBytes bytes;
+    bytes.u32("split.count", 2).u32("split.no", number).u32("split.tensors.count", announced);
+    dir.write(fmt::format("t-{:05}-of-00002.gguf", number + 1), bytes.tensor(name, {8}).finish());
+  };
+  two(0, "a", 2);
+  two(1, "a", 2);
+  fails(dir / "t-00002-of-00002.gguf", {"t-00001-of-00002.gguf", "tensor a", "two parts"});
+  two(1, "b", 3);
+  EXPECT_EQ(GgufFile(fs::path(dir / "t-00002-of-00002.gguf")).header().tensors[1].part, 1U);
+  two(0, "a", 3);
+  fails(dir / "t-00001-of-00002.gguf", {"split.tensors.count", "3", "2 tensors"});
+}
+
 /// A whole small config; what a test adds comes behind and must be new.
 GgufBytes small_config(const std::string& without = "") {
   GgufBytes out;
@@ -192,7 +244,6 @@ TEST(GgufModelTest, FaultsAreNamed) {
   fails(config, small_config("architecture").text("general.architecture", "qwen2"),
         {"general.architecture", "qwen2", "llama"});
   fails(config, small_config("architecture"), {"general.architecture", "''"});
-  fails(config, small_config().u32("split.count", 3), {"split.count", "3", "merge"});
   fails(config, small_config().u32("llama.expert_count", 8), {"llama.expert_count", "8"});
   fails(checkpoint, small_config("llama.block_count"), {"llama.block_count", "missing"});
   fails(config, small_config("llama.block_count").u32("llama.block_count", 0),

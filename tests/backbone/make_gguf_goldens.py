@@ -4,6 +4,7 @@
   folder/                            the same as a Hugging Face folder, f32
   k_quants.gguf                      Q4_K, Q5_K, Q6_K and, where rows are no multiple of 256, Q5_0 and Q4_1, as llama-quantize mixes them; random bytes
   llama3, yarn, linear .gguf         RoPE scalings; llama3 (rope_freqs.weight) with biases and a tied head
+  parts/                             q8_0.gguf cut by `llama-gguf-split --split --split-max-tensors 8 q8_0.gguf parts/q8_0` (not rewritten here)
   chat.gguf                          Q8_0 with tied Q8_0 embedding, the vocabulary of ../weights/goldens/spm and the ChatML tokens: for the program
   logits.safetensors                 ids.NAME and logits.NAME by LlamaForCausalLM in f32 with what gguf.quants.dequantize reads from the file;
                                      q8_0.NAME, q4_0.NAME: some of those matrices in the order of Hugging Face
@@ -148,8 +149,8 @@ def chat_vocabulary(w):
 
 
 def main():
-    shutil.rmtree(OUT, ignore_errors=True)
-    OUT.mkdir(parents=True)
+    shutil.rmtree(OUT / "folder", ignore_errors=True)
+    OUT.mkdir(parents=True, exist_ok=True)
     out = {}
 
     def golden(name, model):
