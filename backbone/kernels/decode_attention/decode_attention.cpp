@@ -96,7 +96,8 @@ void decode_check(const at::Tensor& q_THN, const KvLayout& layout, int64_t layer
 
 DecodeKernelChoice decode_kernel(CpuIsa isa, KvType type, bool bf16_q) {
 #if defined(__x86_64__)
-  if (isa >= CpuIsa::kAvx512Bf16 && type == KvType::kBf16 && bf16_q)
+  // (machines with AMX are Intel's, whose vdpbf16ps is slow: cpu_features.cpp)
+  if (isa == CpuIsa::kAvx512Bf16 && type == KvType::kBf16 && bf16_q)
     return {decode::avx512_bf16_pairs(), true};
   if (isa >= CpuIsa::kAvx512) return {decode::avx512(type), false};
   if (isa >= CpuIsa::kAvx2) return {decode::avx2(type), false};

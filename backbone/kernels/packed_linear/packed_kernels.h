@@ -46,6 +46,7 @@ PackedKernels avx2();
 PackedKernel avx512_bf16_widened();
 PackedKernels avx512_vnni();       // int8 and int4
 PackedKernel avx512_bf16_pairs();  // vdpbf16ps
+PackedKernels amx();
 #endif
 }  // namespace packed
 

@@ -28,6 +28,7 @@ PackedKernels packed_kernels(CpuIsa isa) {
     out.bf16 = packed::avx512_bf16_pairs();
     out.widened = false;
   }
+  if (isa >= CpuIsa::kAmx) out = packed::amx();
 #endif
   return out;
 }
@@ -137,8 +138,7 @@ void set_inputs(const at::Tensor& x_TI, const PackedWeight& weight, bool widened
 
 template <typename T>
 std::vector<at::Tensor> run_packed(const at::Tensor& x_TI, std::span<const PackedOperand> operands,
-                                   CpuIsa isa) {
-  const PackedKernels kernels = packed_kernels(isa);
+                                   const PackedKernels& kernels) {
   const int64_t M = x_TI.size(0);
   std::vector<at::Tensor> out;
   std::vector<PackedTarget<T>> targets;
@@ -190,16 +190,22 @@ std::vector<at::Tensor> run_packed(const at::Tensor& x_TI, std::span<const Packe
 
 std::vector<at::Tensor> packed_linears(const at::Tensor& x_TI,
                                        std::span<const PackedOperand> operands, CpuIsa isa) {
+  return packed_linears(x_TI, operands, packed_kernels(isa));
+}
+
+std::vector<at::Tensor> packed_linears(const at::Tensor& x_TI,
+                                       std::span<const PackedOperand> operands,
+                                       const PackedKernels& kernels) {
   check_shape(x_TI, {-1, -1}, "packed_linear", "x_TI");
   check(x_TI.is_cpu(), "packed_linear: rows on {}, expected the CPU", x_TI.device().str());
   const at::Tensor rows_TI = x_TI.contiguous();
   switch (x_TI.scalar_type()) {
     case at::kFloat:
-      return run_packed<float>(rows_TI, operands, isa);
+      return run_packed<float>(rows_TI, operands, kernels);
     case at::kBFloat16:
-      return run_packed<c10::BFloat16>(rows_TI, operands, isa);
+      return run_packed<c10::BFloat16>(rows_TI, operands, kernels);
     case at::kHalf:
-      return run_packed<c10::Half>(rows_TI, operands, isa);
+      return run_packed<c10::Half>(rows_TI, operands, kernels);
     default:
       throw Error("packed_linear: rows of {}, expected float32, bfloat16 or float16",
                   c10::toString(x_TI.scalar_type()));

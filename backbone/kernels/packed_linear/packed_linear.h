@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "backbone/kernels/cpu_features.h"
+#include "backbone/kernels/packed_linear/packed_kernels.h"
 #include "backbone/kernels/packed_linear/packed_weight.h"
 
 namespace euromodal {
@@ -24,6 +25,10 @@ struct PackedOperand {
 std::vector<at::Tensor> packed_linears(const at::Tensor& x_TI,
                                        std::span<const PackedOperand> operands,
                                        CpuIsa isa = cpu_isa());
+/// The same with other inner loops.
+std::vector<at::Tensor> packed_linears(const at::Tensor& x_TI,
+                                       std::span<const PackedOperand> operands,
+                                       const PackedKernels& kernels);
 at::Tensor packed_linear(const at::Tensor& x_TI, const PackedWeight& weight,
                          const at::Tensor& bias_O, CpuIsa isa = cpu_isa());
 

@@ -38,7 +38,8 @@ const uint8_t* fetched(const uint8_t* p) {
 }
 
 /// V: Sums, zero(), Weight load(p) of 64 bytes (16 outputs, 2 inputs), Input input(row, pair),
-/// add(sums, weight, input), put(sums, float*).
+/// add(sums, weight, input), put(sums, float*); where it sums in parts, fold(sums) after each
+/// V::kFold pairs and behind the last.
 template <typename V, int R, int NB>
 void bf16_tile(const PackedKernelArgs& a, int64_t row, int64_t block, int64_t apart) {
   typename V::Sums sums[R][NB];
@@ -50,7 +51,19 @@ void bf16_tile(const PackedKernelArgs& a, int64_t row, int64_t block, int64_t ap
   const uint8_t* w = a.weight + block * a.layout.block;
   const int64_t stream = apart * a.layout.block;
   const int64_t pairs = a.layout.inputs / 2;
+  constexpr bool kFolds = requires(typename V::Sums & s) { V::fold(s); };
+  const auto fold = [&] {
+    if constexpr (kFolds) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int n = 0; n < NB; ++n) V::fold(sums[r][n]);
+    }
+  };
   for (int64_t p = 0; p < pairs; ++p) {
+    if constexpr (kFolds) {
+      if (p % V::kFold == 0) fold();
+    }
     typename V::Weight weight[NB];
 #pragma GCC unroll 4
     for (int n = 0; n < NB; ++n) weight[n] = V::load(fetched<R>(w + n * stream + p * 64));
@@ -61,6 +74,7 @@ void bf16_tile(const PackedKernelArgs& a, int64_t row, int64_t block, int64_t ap
       for (int n = 0; n < NB; ++n) V::add(sums[r][n], weight[n], input);
     }
   }
+  fold();
   alignas(64) float tile[R][NB * kLanes];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
