@@ -1,6 +1,6 @@
 // decoder.h — a text backbone made ready to decode on a CUDA device: weights fused (q, k, v; gate,
 // up) and, if wanted, quantised, keys and values in pages, one step of all sequences as a CUDA
-// graph, the most likely token found on the device. Slots hold sequences; a step advances the first
+// graph, tokens drawn on the device. Slots hold sequences; a step advances the first
 // B of them together.
 #pragma once
 #include <cstdint>
@@ -8,6 +8,8 @@
 #include <vector>
 
 #include <ATen/core/Tensor.h>
+
+#include "backbone/kernels/sample_token/sample_params.h"
 
 namespace euromodal {
 
@@ -36,11 +38,16 @@ class Decoder {
   virtual void prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest) = 0;
   /// Empties a slot and gives its pages back.
   virtual void release(int64_t slot) = 0;
-  /// The most likely next token of each of the first `count` slots, by its logits (the lowest id of
-  /// equals); on the device, read by `tokens`.
+  /// How the slot's tokens are drawn from now on, its next draw being number 0; prefill() goes back
+  /// to the most likely token (the lowest id of equals). `prompt`: ids that the repetition penalty
+  /// counts as seen; those outside the vocabulary count for nothing. Given tokens are not counted.
+  virtual void draw_by(int64_t slot, const SampleParams& rules,
+                       const std::vector<int64_t>& prompt) = 0;
+  /// The next token of each of the first `count` slots, by its logits and rules; on the device,
+  /// read by `tokens`.
   virtual void draw(int64_t count) = 0;
   /// The tokens of the last draw, [count]; waits for that draw alone, not for steps behind it. -1:
-  /// an empty slot.
+  /// an empty slot. Error when a slot with rules of its own had logits that are not finite.
   virtual std::vector<int64_t> tokens() = 0;
   /// Takes given tokens instead of drawn ones ([count], -1 for empty slots).
   virtual void give(const std::vector<int64_t>& tokens) = 0;

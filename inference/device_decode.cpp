@@ -41,12 +41,27 @@ int64_t choose_on_host(const Decoder& decoder, const Sequence& sequence,
   return id;
 }
 
+/// The rules as the device knows them.
+SampleParams device_rules(const GenerateOptions& options) {
+  SampleParams out;
+  out.repetition = options.repetition_penalty;
+  out.presence = options.presence_penalty;
+  out.frequency = options.frequency_penalty;
+  if (options.greedy) return out;
+  out.temperature = options.temperature;
+  out.top_k = options.top_k;
+  out.top_p = options.top_p;
+  out.min_p = options.min_p;
+  out.seed = options.seed;
+  return out;
+}
+
 }  // namespace
 
 bool draws_on_device(const GenerateOptions& options) {
-  return options.greedy && options.repetition_penalty == 1.0 && options.presence_penalty == 0.0 &&
-         options.frequency_penalty == 0.0 && options.no_repeat_ngram == 0 &&
-         options.logit_bias.empty() && !options.grammar && options.logprobs < 0;
+  const bool typical = !options.greedy && options.typical_p < 1.0;
+  return !typical && options.no_repeat_ngram == 0 && options.logit_bias.empty() &&
+         !options.grammar && options.logprobs < 0;
 }
 
 Generated decode_on_device(const at::Tensor& prompt_emb_TD, Sequence sequence, int64_t budget,
@@ -58,6 +73,10 @@ Generated decode_on_device(const at::Tensor& prompt_emb_TD, Sequence sequence, i
   Generated out;
   const auto start = Clock::now();
   decoder.prefill(0, prompt_emb_TD, prompt_emb_TD.size(0) + budget);
+  if (on_device) {
+    const SampleParams rules = device_rules(options);
+    if (rules.temperature > 0.0 || rules.penalizes()) decoder.draw_by(0, rules, sequence.ids);
+  }
   auto first = Clock::now();  // until the first token: prefill
   for (int64_t step = 0; step < budget; ++step) {
     if (options.interrupted && options.interrupted()) {

@@ -11,7 +11,8 @@
 
 namespace euromodal {
 
-/// Does the device know all rules that `options` ask for? (The most likely token, nothing else.)
+/// Does the device know all rules that `options` ask for? (Not bias, banned n-grams, grammars,
+/// typical sampling and log-probabilities.)
 bool draws_on_device(const GenerateOptions& options);
 
 /// Prompt rows prompt_emb_TD [T, D] in, `budget` new tokens at most; options.decoder is not null.

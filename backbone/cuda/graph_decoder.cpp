@@ -47,7 +47,8 @@ GraphDecoder::GraphDecoder(const Llama& llama, const DecoderOptions& options)
              cache_tokens_of(config_, options),
              options.fp8_cache ? at::kFloat8_e4m3fn : at::kBFloat16, llama.embedding_VD().device()),
       table_(llama.rope_for(positions_of(config_, options))),
-      lengths_(static_cast<size_t>(options.sequences), 0) {
+      lengths_(static_cast<size_t>(options.sequences), 0),
+      sampler_(options.sequences, config_.vocab_size, llama.embedding_VD().device()) {
   const c10::NoGradGuard no_grad;
   const int64_t S = options.sequences, H = config_.num_heads, K = config_.num_kv_heads,
                 N = config_.head_dim;
@@ -75,7 +76,9 @@ GraphDecoder::GraphDecoder(const Llama& llama, const DecoderOptions& options)
         floats, static_cast<int64_t>(decode_attention_workspace(rows, H, N, splits_of(rows))));
   }
   attention_workspace_ = at::zeros({floats}, f32);  // zeros: blocks count there
-  drawn_host_S_ = at::zeros({S}, at::TensorOptions().dtype(at::kLong).pinned_memory(true));
+  const auto pinned = at::TensorOptions().pinned_memory(true);
+  drawn_host_S_ = at::zeros({S}, pinned.dtype(at::kLong));
+  logprob_host_S_ = at::zeros({S}, pinned.dtype(at::kFloat));
   if (options.graphs) capture();
 }
 
@@ -114,6 +117,7 @@ void GraphDecoder::prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longe
   const int64_t T = emb_TD.size(0);
   check(T >= 1 && longest >= T, "a prompt of {} rows for a sequence of at most {}", T, longest);
   release(slot);
+  sampler_.clear(slot);
   cache_.reserve(slot, longest);
   KvCache cache = llama_.make_cache();
   const at::Tensor hidden_TD = llama_.forward_cached(emb_TD, cache);
@@ -134,14 +138,26 @@ void GraphDecoder::release(int64_t slot) {
   lengths_[static_cast<size_t>(slot)] = 0;
 }
 
+void GraphDecoder::draw_by(int64_t slot, const SampleParams& rules,
+                           const std::vector<int64_t>& prompt) {
+  sampler_.set(slot, rules, prompt);
+}
+
 void GraphDecoder::draw(int64_t count) {
-  ArgmaxArgs args;
-  args.logits_BV = logits_SV_.const_data_ptr<float>();
-  args.token_B = token_S_.mutable_data_ptr<int64_t>();
-  args.active_B = active_S_.const_data_ptr<int32_t>();
-  args.B = count;
-  args.V = config_.vocab_size;
-  check_launch(argmax(args, stream()), "argmax");
+  drawn_by_rules_ = sampler_.wanted(count);
+  if (drawn_by_rules_) {
+    sampler_.draw(count, logits_SV_, active_S_, token_S_, stream());
+    logprob_host_S_.narrow(0, 0, count)
+        .copy_(sampler_.logprob_S().narrow(0, 0, count), /*non_blocking=*/true);
+  } else {
+    ArgmaxArgs args;
+    args.logits_BV = logits_SV_.const_data_ptr<float>();
+    args.token_B = token_S_.mutable_data_ptr<int64_t>();
+    args.active_B = active_S_.const_data_ptr<int32_t>();
+    args.B = count;
+    args.V = config_.vocab_size;
+    check_launch(argmax(args, stream()), "argmax");
+  }
   drawn_host_S_.narrow(0, 0, count).copy_(token_S_.narrow(0, 0, count), /*non_blocking=*/true);
   drawn_.record(c10::cuda::getCurrentCUDAStream());
   drawn_count_ = count;
@@ -150,9 +166,15 @@ void GraphDecoder::draw(int64_t count) {
 std::vector<int64_t> GraphDecoder::tokens() {
   drawn_.synchronize();
   const int64_t* data = drawn_host_S_.const_data_ptr<int64_t>();
+  const float* logprob = logprob_host_S_.const_data_ptr<float>();
   std::vector<int64_t> out(data, data + drawn_count_);
-  for (size_t s = 0; s < out.size(); ++s)
+  for (size_t s = 0; s < out.size(); ++s) {
     if (lengths_[s] == 0) out[s] = -1;
+    check(out[s] < 0 || !drawn_by_rules_ || std::isfinite(logprob[s]),
+          "the model's logits are not finite in slot {}; its weights may be damaged, or the "
+          "weights' form too coarse for them",
+          s);
+  }
   return out;
 }
 

@@ -9,6 +9,7 @@
 #include <ATen/cuda/CUDAGraph.h>
 
 #include "backbone/cuda/decode_weights.h"
+#include "backbone/cuda/device_sampler.h"
 #include "backbone/cuda/paged_cache.h"
 #include "backbone/decoder.h"
 #include "backbone/llama.h"
@@ -21,6 +22,8 @@ class GraphDecoder final : public Decoder {
 
   void prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest) override;
   void release(int64_t slot) override;
+  void draw_by(int64_t slot, const SampleParams& rules,
+               const std::vector<int64_t>& prompt) override;
   void draw(int64_t count) override;
   std::vector<int64_t> tokens() override;
   void give(const std::vector<int64_t>& tokens) override;
@@ -59,9 +62,11 @@ class GraphDecoder final : public Decoder {
   at::Tensor slot_S_;                            // i32 0, 1, 2, ...
   at::Tensor logits_SV_, h_SD_, qkv_SO_, q_SHN_, mixed_SHN_, inner_SF_, attention_workspace_;
 
-  at::Tensor drawn_host_S_;  // pinned
+  DeviceSampler sampler_;
+  at::Tensor drawn_host_S_, logprob_host_S_;  // pinned
   at::cuda::CUDAEvent drawn_;
   int64_t drawn_count_ = 0;
+  bool drawn_by_rules_ = false;  // the last draw: by sampler_
 
   std::vector<std::unique_ptr<at::cuda::CUDAGraph>> graphs_;  // of bucket 1 << i
 };

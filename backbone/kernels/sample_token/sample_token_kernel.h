@@ -6,16 +6,9 @@
 
 #include <cuda_runtime_api.h>
 
-namespace euromodal {
+#include "backbone/kernels/sample_token/sample_params.h"
 
-/// The rules of one row, as GenerateOptions has them.
-struct SampleParams {
-  double temperature = 0.0;  // 0: the most likely token, the lowest id of equals
-  int64_t top_k = 0;         // 0: off
-  double top_p = 1.0, min_p = 0.0;
-  double repetition = 1.0, presence = 0.0, frequency = 0.0;  // penalties; need counts
-  uint64_t seed = 0;
-};
+namespace euromodal {
 
 /// In counts: set in the number of an id that the prompt holds; the bits below count how often the
 /// id was drawn. The repetition penalty looks at both, presence and frequency at the drawn ones.

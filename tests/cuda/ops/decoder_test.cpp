@@ -6,6 +6,8 @@
 
 #include "backbone/greedy.h"
 #include "backbone/llama.h"
+#include "inference/decoding.h"
+#include "inference/sampling.h"
 #include "tests/cuda/ops/gpu.h"
 #include "tests/support/small_llama.h"
 #include "tests/support/tensor_near.h"
@@ -185,6 +187,44 @@ TEST(DecoderTest, GreedyTokensAreThoseOfTheModelsOwnPasses) {
   while (same < 24 && got[static_cast<size_t>(same)] == want[static_cast<size_t>(same)]) ++same;
   // Near ties of a random model may fall either way; then the texts part.
   EXPECT_GE(same, 8) << fmt::format("{} against {}", fmt::join(got, " "), fmt::join(want, " "));
+}
+
+// The tokens of the host's rules on the same logits; graphs, neighbours with rules of their own.
+TEST(DecoderTest, DrawsWhatTheHostDraws) {
+  EM_ON_GPU(device);
+  const Model model(device);
+  const auto decoder = make_decoder(*model.llama, {.sequences = 2, .max_positions = 256});
+  const std::vector<int64_t> prompt = some_ids(40, 9);
+  GenerateOptions options;
+  options.greedy = false;
+  options.temperature = 0.9;
+  options.top_k = 60;
+  options.top_p = 0.95;
+  options.repetition_penalty = 1.2;
+  options.frequency_penalty = 0.1;
+  options.seed = 5;
+  Sequence sequence = Sequence::of_prompt(prompt, options);
+  decoder->prefill(0, model.embed(prompt), 100);
+  decoder->prefill(1, model.embed(prompt), 100);
+  decoder->draw_by(1,
+                   {.temperature = options.temperature,
+                    .top_k = options.top_k,
+                    .top_p = options.top_p,
+                    .repetition = options.repetition_penalty,
+                    .frequency = options.frequency_penalty,
+                    .seed = options.seed},
+                   prompt);
+  for (int64_t s = 0; s < 30; ++s) {
+    const at::Tensor logits_2V = decoder->logits(2).cpu();
+    const float* data = logits_2V.const_data_ptr<float>();
+    std::vector<float> first(data, data + 1000), second(data + 1000, data + 2000);
+    decoder->draw(2);
+    decoder->step(2);
+    apply_rules(second, sequence, options);
+    const int64_t want = choose_token(second, options, s);
+    EXPECT_EQ(decoder->tokens(), (std::vector<int64_t>{most_likely(first), want})) << s;
+    sequence.append(want, options);
+  }
 }
 
 TEST(DecoderTest, CpuAndGpuGiveTheSameGreedyTokens) {
