@@ -17,6 +17,7 @@
 #include <c10/core/GradMode.h>
 #include <fmt/ranges.h>
 
+#include "backbone/float8_model.h"
 #include "backbone/lora.h"
 #include "backbone/peft_folder.h"
 #include "core/error.h"
@@ -93,6 +94,12 @@ void model_load_backbone(const Config& config, std::optional<at::ScalarType> dty
   model_load_tokenizer(random.path("tokenizer"), parts);
   parts.text.llama->set_checkpointing(Checkpointing::parse(config));
   configure_lora(config, parts.text.llama->linears(), seed, "backbone");
+}
+
+/// `weights: float8`, once a LoRA is on.
+void model_round_weights(const Config& config, TextModel& text) {
+  if (config.has("weights") && config.choice("weights", {"plain", "float8"}) == "float8")
+    round_blocks_to_float8(text);
 }
 
 /// `base`: what relative model paths stand below; nothing: the working directory.
@@ -257,8 +264,11 @@ std::unique_ptr<MultimodalModel> MultimodalModel::from_config(const Config& conf
   const bool merge = config.boolean("merge_lora", false);
   if (config.has("folder")) {
     ModelParts parts = model_load_folder(config.path("folder"), dtype);
-    if (config.has("backbone"))
-      parts.text.llama->set_checkpointing(Checkpointing::parse(config.child("backbone")));
+    if (config.has("backbone")) {
+      const Config backbone = config.child("backbone");
+      parts.text.llama->set_checkpointing(Checkpointing::parse(backbone));
+      model_round_weights(backbone, parts.text);
+    }
     for (const Modality kind : kModalities) {
       const auto& media = parts.media[static_cast<size_t>(kind)];
       if (!config.has(modality_name(kind))) continue;
@@ -275,6 +285,7 @@ std::unique_ptr<MultimodalModel> MultimodalModel::from_config(const Config& conf
   ModelParts parts;
   parts.merge_lora = merge;
   model_load_backbone(config.child("backbone"), dtype, seed, parts);
+  model_round_weights(config.child("backbone"), parts.text);
   if (model_has_media(config)) {
     const at::ScalarType compute = parts.text.llama->dtype();
     Weights weights = Weights::random(seed, compute);
@@ -314,7 +325,7 @@ void CoupledModel::save_to(const fs::path& dir) const {
     lora.push_back(folder);
   };
   save_part(parts_.text.llama->linears(), kBackboneLora, PeftTask::kCausalLm,
-            [&] { save_text_model(dir, parts_.text.config, parts_.text.parameters); });
+            [&] { save_text_model(dir, parts_.text.config, plain_parameters(parts_.text)); });
   for (const auto& [name, content] : parts_.tokenizer_files) write_text_atomic(dir / name, content);
 
   std::string yaml = fmt::format("format: {}\n", kFormat);

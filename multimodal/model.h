@@ -4,7 +4,8 @@
 // encoder.
 //
 //   backbone: {model: DIR, checkpointing: mlp}   # text model folder with tokenizer; what training
-//   keeps of its blocks (backbone/nn/checkpointing.h; none)
+//   keeps of its blocks (backbone/nn/checkpointing.h; none); `weights: float8` keeps the blocks'
+//   linears in one byte a number (backbone/float8_model.h)
 //   image:
 //     placeholder: "<image>"                     # token of the tokenizer (added beyond the
 //     vocabulary when it has none) encoder: {model: DIR, features: last} adapter: {type: pool, ...}

@@ -99,6 +99,11 @@ std::vector<NamedTensor> select_trainable(const std::vector<NamedTensor>& parame
     check<ConfigError>(at::isFloatingType(parameter.tensor.scalar_type()),
                        "{}: {} is of type {} and cannot be trained", where, parameter.name,
                        c10::toString(parameter.tensor.scalar_type()));
+    check<ConfigError>(parameter.tensor.scalar_type() != at::kFloat8_e4m3fn &&
+                           !parameter.name.ends_with(".weight_scale"),
+                       "{}: {} is kept in float8 (backbone: {{weights: float8}}) and cannot be "
+                       "trained; leave it out here, or set weights to plain",
+                       where, parameter.name);
     out.push_back(parameter);
   }
   return out;

@@ -31,6 +31,8 @@ DecodeLinear fuse(const std::vector<const Linear*>& linears) {
   bool biased = false;
   for (const Linear* linear : linears) {
     check(linear->lora() == nullptr, "{}: a LoRA must be merged before decoding", linear->name());
+    check(!linear->scale_O().defined(), "{}: a weight kept in float8 for training is not decoded",
+          linear->name());
     weights.push_back(linear->weight_OI());
     biased = biased || linear->bias_O().defined();
   }

@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "backbone/kernels/linear/float8_weight.h"
 #include "backbone/kernels/linear/linear.h"
 #include "backbone/kernels/linear/lora_linear.h"
 #include "backbone/kernels/packed_linear/packed_linear.h"
@@ -29,6 +30,11 @@ struct Linear::State {
   at::Tensor weight_OI, bias_O;
   std::optional<Lora> lora;
   PackedWeight packed = {};
+  at::Tensor scale_O = {};            // of a weight that was rounded to float8
+  at::ScalarType dtype = at::kFloat;  // before that
+
+  /// Undefined while something else than codes is in the weight's place (MergedWeights).
+  at::Tensor scale() const { return is_float8(weight_OI) ? scale_O : at::Tensor(); }
 };
 
 namespace {
@@ -88,16 +94,20 @@ at::Tensor Linear::operator()(const at::Tensor& x_TI, const Segments& rows,
     check_inference(state_->name, x_TI);
     return packed_linear(x_TI, state_->packed, state_->bias_O);
   }
-  if (!state_->lora) return linear(x_TI, state_->weight_OI, state_->bias_O, rows);
+  if (!state_->lora) return linear(x_TI, state_->weight_OI, state_->bias_O, rows, state_->scale());
   const Lora& lora = *state_->lora;
   const LoraUpdate update{lora.a_RI, lora.b_OR, lora.scale(), lora.dropout,
                           linear_keys(state_->name, lora, dropout)};
-  return lora_linear(x_TI, state_->weight_OI, state_->bias_O, update, rows);
+  return lora_linear(x_TI, state_->weight_OI, state_->bias_O, update, rows, state_->scale());
 }
 
 const std::string& Linear::name() const { return state_->name; }
 const at::Tensor& Linear::weight_OI() const { return state_->weight_OI; }
 const at::Tensor& Linear::bias_O() const { return state_->bias_O; }
+const at::Tensor& Linear::scale_O() const { return state_->scale_O; }
+at::Tensor Linear::plain_weight_OI() const {
+  return product_weight(state_->weight_OI, state_->scale(), state_->dtype);
+}
 const PackedWeight* Linear::packed() const {
   return state_->packed.defined() ? &state_->packed : nullptr;
 }
@@ -125,7 +135,7 @@ void Linear::set_lora(Lora lora) {
 
 at::Tensor Linear::merged_weight_OI() const {
   const c10::NoGradGuard no_grad;
-  const at::Tensor& w = state_->weight_OI;
+  const at::Tensor w = plain_weight_OI();
   if (!state_->lora) return w;
   const Lora& lora = *state_->lora;
   const at::ScalarType sums = w.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -136,14 +146,35 @@ at::Tensor Linear::merged_weight_OI() const {
 void Linear::merge_lora() {
   if (!state_->lora) return;
   const c10::NoGradGuard no_grad;
-  state_->weight_OI.copy_(merged_weight_OI());
+  if (is_float8(state_->weight_OI)) {  // the sum is no float8 number
+    state_->weight_OI.set_data(merged_weight_OI());
+    state_->scale_O.reset();
+  } else {
+    state_->weight_OI.copy_(merged_weight_OI());
+  }
   state_->lora.reset();
+}
+
+void Linear::round_to_float8() {
+  check(!packed(), "{} is packed for inference and cannot be kept in float8", state_->name);
+  check(!state_->weight_OI.requires_grad(), "{}: a weight that trains cannot be kept in float8",
+        state_->name);
+  if (is_float8(state_->weight_OI)) return;
+  try {
+    const Float8Weight rounded = euromodal::round_to_float8(state_->weight_OI);
+    state_->dtype = state_->weight_OI.scalar_type();
+    state_->scale_O = rounded.scale_O;
+    state_->weight_OI.set_data(rounded.codes_OI);
+  } catch (const Error& error) {
+    throw CheckpointError("{}: {}", state_->name, error.what());
+  }
 }
 
 void Linear::pack(const PackedForm& form) {
   check(!state_->lora, "{}: a LoRA must be merged before the weight is packed", state_->name);
   check(!packed(), "{} is packed already", state_->name);
   check(!trains(), "{}: a weight that trains cannot be packed", state_->name);
+  check(!is_float8(state_->weight_OI), "{}: a weight in float8 cannot be packed", state_->name);
   state_->packed = pack_and_release(state_->weight_OI, form);
 }
 

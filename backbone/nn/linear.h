@@ -52,8 +52,11 @@ class Linear {
   const std::string& name() const;
   const at::Tensor& weight_OI() const;  // [0] once packed
   const at::Tensor& bias_O() const;     // undefined: none
-  const Lora* lora() const;             // null: none
-  const PackedWeight* packed() const;   // null: not packed
+  const at::Tensor& scale_O() const;    // of a weight in float8; undefined: it is in none
+  /// The weight in the layer's dtype, also one that is kept in float8.
+  at::Tensor plain_weight_OI() const;
+  const Lora* lora() const;            // null: none
+  const PackedWeight* packed() const;  // null: not packed
   int64_t inputs() const;
   int64_t outputs() const;
   /// Is any of its tensors trained?
@@ -61,6 +64,10 @@ class Linear {
 
   /// From now on every copy of the handle computes with it. Error naming the layer when it has one.
   void set_lora(Lora lora);
+  /// From now on the weight is kept in float8 (backbone/kernels/linear/float8_weight.h): every
+  /// handle on it, and the layer computes with what it widens to. A LoRA on it goes on. Error
+  /// naming the layer: packed, trained, or numbers that are not finite.
+  void round_to_float8();
   /// W + scale · B A, summed in f32, rounded to the weight's dtype.
   at::Tensor merged_weight_OI() const;
   /// Writes that into the weight and drops the update.

@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 
+#include "backbone/float8_model.h"
 #include "tests/support/small_llama.h"
 #include "tests/training/host_device_collectives.h"
 #include "training/sharded_blocks.h"
@@ -36,18 +37,20 @@ void sync_sharded(Collectives& world) {
   world.set_phase("sharded", 60.0);
   constexpr int64_t kBlocks = 5;
   using Kind = Checkpointing::Kind;
-  for (const bool lazy : {false, true}) {
+  for (const auto& [lazy, float8] : {std::pair{false, false}, {true, false}, {false, true}}) {
     for (const Checkpointing mode : {Checkpointing{Kind::kNone, 1},
                                      {Kind::kMlp, 1},
                                      {Kind::kLayers, 1},
                                      {Kind::kLayers, 2},
                                      {Kind::kLayers, 5}}) {
-      const TextModel text = testing_support::small_llama({11, 24, 36, kBlocks, 3, 1, 8, 64});
+      TextModel text = testing_support::small_llama({11, 24, 36, kBlocks, 3, 1, 8, 64});
+      if (float8) round_blocks_to_float8(text);
       text.llama->set_checkpointing(mode);
       std::vector<NamedTensor> parameters, trainable;
       for (const NamedTensor& p : text.parameters) {
         parameters.push_back({"backbone." + p.name, p.tensor});
-        const bool trains = p.name.find("layers.3.self_attn.k_proj") != std::string::npos;
+        const bool trains = p.name.find(float8 ? "layers.3.input_layernorm"
+                                               : "layers.3.self_attn.k_proj") != std::string::npos;
         p.tensor.requires_grad_(trains);
         if (trains) trainable.push_back(parameters.back());
       }
@@ -73,8 +76,9 @@ void sync_sharded(Collectives& world) {
       check(blocks[2].front().tensor.numel() == 0, "a block is whole without being used");
       double held = static_cast<double>(sharded->own_bytes());
       world.all_reduce_sum(&held, 1);
-      check(held >= static_cast<double>(whole) && held <= 1.2 * static_cast<double>(whole),
-            "the ranks hold {} bytes of {}", held, whole);
+      const auto padded = static_cast<double>(whole + 256 * static_cast<int64_t>(before.size()));
+      check(held >= static_cast<double>(whole) && held <= padded, "the ranks hold {} bytes of {}",
+            held, whole);
       check(world.size() == 1 || static_cast<double>(sharded->own_bytes()) < 0.7 * held,
             "one rank holds {} bytes of {}", sharded->own_bytes(), held);
       std::vector<at::Tensor> got;

@@ -9,6 +9,7 @@
 
 #include "backbone/kernels/autograd.h"
 #include "backbone/kernels/checks.h"
+#include "backbone/kernels/linear/float8_weight.h"
 #include "backbone/kernels/matmul.h"
 #include "core/rng.h"
 
@@ -45,14 +46,17 @@ struct LoraFunction final : torch::autograd::Function<LoraFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x_TI,
                             const at::Tensor& weight_OI, const at::Tensor& a_RI,
                             const at::Tensor& b_OR, const std::optional<at::Tensor>& bias_O,
-                            const LoraNumbers& numbers, const Segments& rows) {
+                            const std::optional<at::Tensor>& scale_O, const LoraNumbers& numbers,
+                            const Segments& rows) {
+    const at::Tensor wide_OI =
+        product_weight(weight_OI, scale_O.value_or(at::Tensor()), x_TI.scalar_type());
     const auto [y_TO, h_TR] =
-        compute(x_TI, weight_OI, bias_O.value_or(at::Tensor()), a_RI, b_OR, numbers, rows);
+        compute(x_TI, wide_OI, bias_O.value_or(at::Tensor()), a_RI, b_OR, numbers, rows);
     const bool dx = x_TI.requires_grad(), da = a_RI.requires_grad();
     const at::Tensor none;
     ctx->save_for_backward({da || weight_OI.requires_grad() ? x_TI : none, dx ? weight_OI : none,
                             dx ? a_RI : none, dx || da ? b_OR : none,
-                            b_OR.requires_grad() ? h_TR : none});
+                            b_OR.requires_grad() ? h_TR : none, scale_O.value_or(none)});
     ctx->saved_data["bias"] = bias_O.has_value();
     ctx->saved_data["scale"] = numbers.scale;
     ctx->saved_data["dropout"] = numbers.dropout;
@@ -90,7 +94,8 @@ struct LoraFunction final : torch::autograd::Function<LoraFunction> {
     if (!numbers.keys.empty() && (x_TI.defined() || a_RI.defined()))
       mask_TI = lora_mask(numbers, x_TI.defined() ? x_TI : a_RI, rows);
     if (ctx->needs_input_grad(0)) {
-      dx_TI = rows_matmul(dy_TO, weight_OI, {}, rows);
+      dx_TI =
+          rows_matmul(dy_TO, product_weight(weight_OI, saved[5], dy_TO.scalar_type()), {}, rows);
       if (mask_TI.defined()) {
         dx_TI.add_(rows_matmul(dh_TR, a_RI, {}, rows).mul_(mask_TI));
       } else {
@@ -103,7 +108,7 @@ struct LoraFunction final : torch::autograd::Function<LoraFunction> {
     if (ctx->needs_input_grad(2))
       da_RI = rows_outer(dh_TR, mask_TI.defined() ? x_TI * mask_TI : x_TI, rows);
     if (ctx->needs_input_grad(3)) db_OR = rows_outer(dy_TO, h_TR, rows);
-    return {dx_TI, dw_OI, da_RI, db_OR, dbias_O, at::Tensor(), at::Tensor()};
+    return {dx_TI, dw_OI, da_RI, db_OR, dbias_O, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -136,10 +141,11 @@ at::Tensor lora_dropout_mask(double dropout, const std::vector<uint64_t>& keys, 
 }
 
 at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& weight_OI,
-                       const at::Tensor& bias_O, const LoraUpdate& lora, const Segments& rows) {
+                       const at::Tensor& bias_O, const LoraUpdate& lora, const Segments& rows,
+                       const at::Tensor& scale_O) {
   check_shape(x_TI, {-1, -1}, "lora_linear", "x_TI");
   check_shape(weight_OI, {-1, x_TI.size(1)}, "lora_linear", "weight_OI");
-  check_same(weight_OI, x_TI, "lora_linear", "weight_OI");
+  check_product_weight(weight_OI, scale_O, x_TI, "lora_linear");
   check_shape(lora.a_RI, {-1, x_TI.size(1)}, "lora_linear", "a_RI");
   check_same(lora.a_RI, x_TI, "lora_linear", "a_RI");
   check_shape(lora.b_OR, {weight_OI.size(0), lora.a_RI.size(0)}, "lora_linear", "b_OR");
@@ -155,12 +161,15 @@ at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& weight_OI,
   LoraNumbers numbers{lora.scale, lora.dropout, {}};
   if (drops) numbers.keys.assign(lora.keys.begin(), lora.keys.end());
   if (!needs_graph(x_TI, weight_OI, bias_O, lora.a_RI, lora.b_OR)) {
-    return LoraFunction::compute(x_TI, weight_OI, bias_O, lora.a_RI, lora.b_OR, numbers, rows)
+    return LoraFunction::compute(x_TI, product_weight(weight_OI, scale_O, x_TI.scalar_type()),
+                                 bias_O, lora.a_RI, lora.b_OR, numbers, rows)
         .first;
   }
-  return LoraFunction::apply(x_TI, weight_OI, lora.a_RI, lora.b_OR,
-                             bias_O.defined() ? std::make_optional(bias_O) : std::nullopt, numbers,
-                             rows);
+  const auto given = [](const at::Tensor& t) {
+    return t.defined() ? std::make_optional(t) : std::nullopt;
+  };
+  return LoraFunction::apply(x_TI, weight_OI, lora.a_RI, lora.b_OR, given(bias_O), given(scale_O),
+                             numbers, rows);
 }
 
 }  // namespace euromodal

@@ -25,8 +25,10 @@ struct LoraUpdate {
 /// x_TI [T, I], weight_OI [O, I], bias_O [O] or undefined -> [T, O], all of one dtype.
 /// Differentiable in all of them but `keys`; x is kept once, for A (and W), and a frozen weight
 /// keeps nothing and gets no gradient. What was dropped is drawn again in backward, not kept.
+/// scale_O: of a float8 weight, as linear() takes it.
 at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& weight_OI,
-                       const at::Tensor& bias_O, const LoraUpdate& lora, const Segments& rows);
+                       const at::Tensor& bias_O, const LoraUpdate& lora, const Segments& rows,
+                       const at::Tensor& scale_O = {});
 
 /// What the update's input is multiplied with: 0 or 1 / (1 - dropout), [T, I] of `dtype`.
 at::Tensor lora_dropout_mask(double dropout, const std::vector<uint64_t>& keys, int64_t width,

@@ -2,6 +2,7 @@
 // f32 and bf16.
 #include <functional>
 
+#include "backbone/kernels/linear/float8_weight.h"
 #include "backbone/kernels/ops.h"
 #include "tests/cuda/ops/gpu.h"
 #include "tests/support/tensor_near.h"
@@ -56,6 +57,13 @@ TEST(OperatorsOnGpuTest, GiveWhatTheCpuGives) {
     compare(
         "linear", [&](const auto& x) { return linear(x[0], x[1], x[2], rows); },
         {drawn({T, 24}, type), drawn({40, 24}, type), drawn({40}, type)}, device, tolerance);
+    const Float8Weight w = round_to_float8(at::randn({40, 48}).to(type));
+    compare(
+        "linear of a float8 weight",
+        [&](const auto& x) { return linear(x[0], x[1], {}, rows, x[2]); },
+        {drawn({rows.rows(), 48}, type), w.codes_OI, w.scale_O}, device, tolerance);
+    EXPECT_TRUE(at::equal(widen_float8(w.codes_OI.to(device), w.scale_O.to(device), type).cpu(),
+                          widen_float8(w.codes_OI, w.scale_O, type)));
     compare(
         "rms_norm", [&](const auto& x) { return rms_norm(x[0], x[1], 1e-5, rows); },
         {drawn({T, 72}, type), drawn({72}, type)}, device, tolerance);
