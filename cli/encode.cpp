@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "backbone/device.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "core/files.h"
@@ -11,7 +12,7 @@
 namespace euromodal::cli {
 
 int run_encode(int argc, char** argv) {
-  std::string dir, output, features = "last", dtype = "float32";
+  std::string dir, output, features = "last", dtype = "float32", device_word = "cpu";
   std::vector<std::string> inputs;
   Options options("encode", "feature rows of pictures or sound, as safetensors");
   options.text("--encoder", &dir, "DIR", "encoder folder (config.json, safetensors)", true);
@@ -24,20 +25,23 @@ int run_encode(int argc, char** argv) {
   options.text("--features", &features, "WHICH",
                "last, pooled, or a hidden state such as -2 (default last)");
   options.text("--dtype", &dtype, "TYPE", "float32, bfloat16 or float16 (default float32)");
+  options.text("--device", &device_word, "WORD", "cpu, cuda or cuda:N");
   if (!options.parse(argc, argv)) return 0;
 
   const FeatureSelect select = FeatureSelect::parse(features);
   check<UsageError>(dtype == "float32" || dtype == "bfloat16" || dtype == "float16",
                     "--dtype: got {}, expected float32, bfloat16 or float16", dtype);
+  const at::Device device = open_device(device_word);
   const std::unique_ptr<Encoder> encoder = load_encoder_folder(dir, parse_dtype(dtype));
+  move_parameters(encoder->parameters(), device);
   const c10::NoGradGuard no_grad;
   std::vector<StoredFeatures> rows;
   for (size_t i = 0; i < inputs.size(); ++i) {
     MediaSource source;
     source.name = inputs[i];
-    const EncoderInput input = encoder->preprocess(encoder->read(source));
+    const EncoderInput input = encoder->preprocess_on(encoder->read(source), device);
     const Features result = encoder->forward({input}, select);
-    rows.push_back({result.rows_LE.to(at::kFloat).contiguous(), result.items.front()});
+    rows.push_back({result.rows_LE.to(at::kCPU, at::kFloat).contiguous(), result.items.front()});
   }
   // Complete or absent, and only when every input was encoded.
   const FeatureFile file = feature_file(rows, {encoder_identity(*encoder), features});

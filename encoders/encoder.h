@@ -45,6 +45,11 @@ class Encoder {
   virtual RawMedia read(const MediaSource& source) const = 0;
   /// Raw media to input tensors; no weights, thread safe.
   virtual EncoderInput preprocess(const RawMedia& media) const = 0;
+  /// The same made by the kernels of `device` where there are some (pictures: the same bits; sound:
+  /// within 1e-4), else on the CPU.
+  virtual EncoderInput preprocess_on(const RawMedia& media, at::Device /*device*/) const {
+    return preprocess(media);
+  }
   /// EXACT rows of an input from shapes alone (for `select`; ConfigError/UsageError when it asks
   /// for a layer or pooling that is not there).
   virtual RowLayout layout(const EncoderInput& input, const FeatureSelect& select) const = 0;

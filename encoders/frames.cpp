@@ -26,6 +26,9 @@ class FramesEncoder final : public Encoder {
   }
 
   EncoderInput preprocess(const RawMedia& media) const override {
+    return preprocess_on(media, at::kCPU);
+  }
+  EncoderInput preprocess_on(const RawMedia& media, at::Device device) const override {
     const Clip* clip = std::get_if<Clip>(&media);
     check<DataError>(clip != nullptr, "a frames encoder takes clips");
     check<DataError>(clip->frames == num_frames_, "clip of {} frames, the encoder takes {}",
@@ -34,8 +37,8 @@ class FramesEncoder final : public Encoder {
     std::vector<at::Tensor> frames;
     for (int64_t f = 0; f < clip->frames; ++f) {
       const auto begin = clip->rgb.begin() + f * bytes;
-      frames.push_back(
-          image_->preprocess(Image{clip->height, clip->width, {begin, begin + bytes}}).x);
+      const Image image{clip->height, clip->width, {begin, begin + bytes}};
+      frames.push_back(image_->preprocess_on(image, device).x);
     }
     return {at::cat(frames), 0};
   }

@@ -74,9 +74,13 @@ RawMedia VitEncoder::read(const MediaSource& source) const {
 }
 
 EncoderInput VitEncoder::preprocess(const RawMedia& media) const {
+  return preprocess_on(media, at::kCPU);
+}
+
+EncoderInput VitEncoder::preprocess_on(const RawMedia& media, at::Device device) const {
   const Image* image = std::get_if<Image>(&media);
   check<DataError>(image != nullptr, "a {} encoder takes pictures", family_.name);
-  EncoderInput input{transform_.apply(*image), 0};
+  EncoderInput input{transform_.apply(*image, device), 0};
   images(input);
   return input;
 }

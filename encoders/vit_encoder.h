@@ -36,6 +36,7 @@ class VitEncoder : public Encoder {
   int64_t num_layers() const override { return config_.layers; }
   RawMedia read(const MediaSource& source) const override;
   EncoderInput preprocess(const RawMedia& media) const override;
+  EncoderInput preprocess_on(const RawMedia& media, at::Device device) const override;
   RowLayout layout(const EncoderInput& input, const FeatureSelect& select) const override;
   std::string settings() const override;
   const std::vector<NamedTensor>& parameters() const override { return parameters_; }

@@ -129,9 +129,12 @@ class WhisperEncoder final : public Encoder {
   }
 
   EncoderInput preprocess(const RawMedia& media) const override {
+    return preprocess_on(media, at::kCPU);
+  }
+  EncoderInput preprocess_on(const RawMedia& media, at::Device device) const override {
     const Pcm* pcm = std::get_if<Pcm>(&media);
     check<DataError>(pcm != nullptr, "a Whisper encoder takes sound");
-    return log_mel_windows(*pcm, mel_);
+    return log_mel_windows(*pcm, mel_, device);
   }
 
   RowLayout layout(const EncoderInput& input, const FeatureSelect& select) const override {

@@ -121,7 +121,7 @@ FeatureIdentity CoupledModel::feature_identity(Modality kind) const {
 
 EncoderInput CoupledModel::prepare(Modality kind, const MediaSource& source) const {
   const Encoder& encoder = *part(kind).encoder;
-  return encoder.preprocess(encoder.read(source));
+  return encoder.preprocess_on(encoder.read(source), parts_.text.llama->embedding_VD().device());
 }
 
 at::Tensor CoupledModel::forward(const Batch& batch, FeatureCache* cache,

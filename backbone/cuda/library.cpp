@@ -28,6 +28,8 @@ const euromodal::CudaOps* euromodal_cuda_ops() {
       .gradient_norm = &cuda::gradient_norm,
       .cross_entropy_rows = &cuda::cross_entropy_rows,
       .distillation_rows = &cuda::distillation_rows,
+      .image_transform = &cuda::image_transform,
+      .log_mel = &cuda::log_mel,
       .make_decoder = &cuda::make_decoder,
   };
   return &ops;

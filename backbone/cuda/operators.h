@@ -53,6 +53,10 @@ void cross_entropy_rows(const CrossEntropyChunk& chunk);
 // distillation.cpp
 void distillation_rows(const DistillationChunk& chunk);
 
+// media_transforms.cpp
+void image_transform(const ImageTransformJob& job);
+void log_mel(const LogMelJob& job);
+
 // graph_decoder.cpp
 std::unique_ptr<Decoder> make_decoder(const Llama& llama, const DecoderOptions& options);
 

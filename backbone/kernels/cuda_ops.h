@@ -68,6 +68,26 @@ struct GradientNorm {
   at::Tensor finite;    // i32 [1]
 };
 
+/// One axis of a resize; see backbone/kernels/image_transform/image_transform_kernel.h.
+struct ResampleJob {
+  at::Tensor first_O, weight_KO;  // i32
+};
+/// A picture on the device to the pixels an encoder takes.
+struct ImageTransformJob {
+  at::Tensor rgb_HWC;  // u8
+  ResampleJob columns, rows;
+  bool rows_first;
+  int64_t top, left;      // of what is wanted, in the resized picture
+  at::Tensor value_C256;  // f32
+  at::Tensor x_1CHW;      // f32, written
+};
+/// Windows of sound on the device to their log-mel spectrograms.
+struct LogMelJob {
+  at::Tensor samples_WS, window_N, dft_KK2, filters_KM;  // f32
+  int64_t hop;
+  at::Tensor x_WMF;  // f32, dense, written
+};
+
 struct CudaOps {
   /// x_TD, weight_D (f32, bf16 or f16, on one CUDA device) -> y_TD, and 1/rms of each row
   /// [T] f32.
@@ -119,6 +139,10 @@ struct CudaOps {
   void (*cross_entropy_rows)(const CrossEntropyChunk& chunk) = nullptr;
   /// Formula in backbone/kernels/distillation/distillation.cpp; same bits on every run.
   void (*distillation_rows)(const DistillationChunk& chunk) = nullptr;
+  /// The bits of the host's (encoders/preprocess).
+  void (*image_transform)(const ImageTransformJob& job) = nullptr;
+  /// Within 1e-4 of the host's; same bits on every run.
+  void (*log_mel)(const LogMelJob& job) = nullptr;
   /// See backbone/decoder.h.
   std::unique_ptr<Decoder> (*make_decoder)(const Llama& llama,
                                            const DecoderOptions& options) = nullptr;

@@ -9,11 +9,6 @@ namespace euromodal {
 
 namespace {
 
-at::Tensor sent(const at::Tensor& cpu, at::Device device) {
-  if (device.is_cpu()) return cpu;
-  return cpu.pin_memory().to(device, /*non_blocking=*/true);
-}
-
 struct KeptStarts {
   std::vector<int64_t> cu;
   at::Tensor on_device;
@@ -21,8 +16,13 @@ struct KeptStarts {
 
 }  // namespace
 
+at::Tensor to_device(const at::Tensor& cpu, at::Device device) {
+  if (device.is_cpu()) return cpu;
+  return cpu.pin_memory().to(device, /*non_blocking=*/true);
+}
+
 at::Tensor to_device(const std::vector<int64_t>& values, at::Device device) {
-  return sent(at::tensor(values, at::kLong), device);
+  return to_device(at::tensor(values, at::kLong), device);
 }
 
 at::Tensor starts_on(const std::vector<int64_t>& cu, at::Device device) {
@@ -32,7 +32,7 @@ at::Tensor starts_on(const std::vector<int64_t>& cu, at::Device device) {
     if (one.on_device.defined() && one.cu == cu && one.on_device.device() == device)
       return one.on_device;
   KeptStarts& slot = kept[next++ % kept.size()];
-  slot = {cu, sent(at::tensor(cu, at::kLong).to(at::kInt), device)};
+  slot = {cu, to_device(at::tensor(cu, at::kLong).to(at::kInt), device)};
   return slot.on_device;
 }
 

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "encoders/preprocess/device_preprocess.h"
+
 namespace euromodal {
 namespace {
 
@@ -130,10 +132,15 @@ std::array<std::array<float, 256>, 3> ImageTransform::values() const {
   return table;
 }
 
-at::Tensor ImageTransform::apply(const Image& image) const {
+void check_image(const Image& image) {
   check<DataError>(image.height > 0 && image.width > 0 &&
                        static_cast<int64_t>(image.rgb.size()) == image.height * image.width * 3,
                    "picture of {}x{} with {} bytes", image.height, image.width, image.rgb.size());
+}
+
+at::Tensor ImageTransform::apply(const Image& image, at::Device device) const {
+  if (device.is_cuda()) return transform_on_device(*this, image, device);
+  check_image(image);
   Image sized;
   const Image* current = &image;
   if (do_resize) {

@@ -39,9 +39,13 @@ struct ImageTransform {
   std::array<int64_t, 2> resized(int64_t height, int64_t width) const;
   /// What becomes of each byte in each channel, rescaled and normalised.
   std::array<std::array<float, 256>, 3> values() const;
-  /// -> [1, 3, H, W] f32. Thread safe.
-  at::Tensor apply(const Image& image) const;
+  /// -> [1, 3, H, W] f32, on `device`, whose kernels give the same bits. DataError: no picture.
+  /// Thread safe.
+  at::Tensor apply(const Image& image, at::Device device = at::kCPU) const;
 };
+
+/// DataError: sizes that do not fit the bytes.
+void check_image(const Image& image);
 
 /// First row or column of the middle `want` of `have`, rounded down; negative where `want` is more.
 int64_t crop_start(int64_t have, int64_t want);

@@ -10,6 +10,8 @@
 
 #include <c10/core/GradMode.h>
 
+#include "encoders/preprocess/device_preprocess.h"
+
 namespace euromodal {
 namespace {
 
@@ -112,29 +114,41 @@ int64_t log_mel_frames(int64_t samples, int64_t window, const LogMelConfig& conf
   return std::min(config.window_frames(), mel_round_up(own, 2 * config.hop) / config.hop);
 }
 
-EncoderInput log_mel_windows(const Pcm& pcm, const LogMelConfig& config) {
+void check_sound(const Pcm& pcm, const LogMelConfig& config) {
   check<DataError>(!pcm.samples.empty(), "sound without samples");
   check<DataError>(pcm.sample_rate_hz == config.sample_rate_hz,
                    "sound of {} Hz, the encoder takes {} Hz", pcm.sample_rate_hz,
                    config.sample_rate_hz);
+}
+
+at::Tensor log_mel_samples(const Pcm& pcm, int64_t window, const LogMelConfig& config) {
+  const auto samples = static_cast<int64_t>(pcm.samples.size());
+  const int64_t begin = window * config.window_samples();
+  const int64_t real = std::min(config.window_samples(), samples - begin);
+  at::Tensor samples_S =
+      at::zeros({log_mel_frames(samples, window, config) * config.hop}, at::kFloat);
+  std::copy_n(pcm.samples.data() + begin, real, samples_S.data_ptr<float>());
+  if (config.normalize) {
+    at::Tensor real_S = samples_S.narrow(0, 0, real);
+    const at::Tensor mean = real_S.mean();
+    const at::Tensor var = real_S.var(/*unbiased=*/false);
+    real_S.sub_(mean).div_((var + 1e-7).sqrt());
+  }
+  return samples_S;
+}
+
+EncoderInput log_mel_windows(const Pcm& pcm, const LogMelConfig& config, at::Device device) {
+  if (device.is_cuda() && log_mel_fits_device(config))
+    return log_mel_on_device(pcm, config, device);
+  check_sound(pcm, config);
   const c10::NoGradGuard no_grad;
   const auto samples = static_cast<int64_t>(pcm.samples.size());
   const int64_t windows = (samples + config.window_samples() - 1) / config.window_samples();
   const int64_t width = log_mel_frames(samples, 0, config);
   at::Tensor x_WMF = at::zeros({windows, config.mels, width}, at::kFloat);
   for (int64_t w = 0; w < windows; ++w) {
-    const int64_t begin = w * config.window_samples();
-    const int64_t real = std::min(config.window_samples(), samples - begin);
     const int64_t frames = log_mel_frames(samples, w, config);
-    at::Tensor samples_S = at::zeros({frames * config.hop}, at::kFloat);
-    std::copy_n(pcm.samples.data() + begin, real, samples_S.data_ptr<float>());
-    if (config.normalize) {
-      at::Tensor real_S = samples_S.narrow(0, 0, real);
-      const at::Tensor mean = real_S.mean();
-      const at::Tensor var = real_S.var(/*unbiased=*/false);
-      real_S.sub_(mean).div_((var + 1e-7).sqrt());
-    }
-    x_WMF.select(0, w).narrow(1, 0, frames).copy_(log_mel(samples_S, config));
+    x_WMF.select(0, w).narrow(1, 0, frames).copy_(log_mel(log_mel_samples(pcm, w, config), config));
   }
   return {x_WMF, samples};
 }

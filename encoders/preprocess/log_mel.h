@@ -41,7 +41,14 @@ int64_t log_mel_frames(int64_t samples, int64_t window, const LogMelConfig& conf
 
 /// A sound as consecutive windows: x [W, M, F] f32, valid = S. Each window has its own maximum. F
 /// is window_frames(), or less when pad_to_window is off and one window holds the whole sound;
-/// frames beyond log_mel_frames() are zero. DataError: no samples, other sample rate.
-EncoderInput log_mel_windows(const Pcm& pcm, const LogMelConfig& config);
+/// frames beyond log_mel_frames() are zero. Made by the kernels of `device` where it is a GPU
+/// (n_fft up to 1024; else here). Errors as check_sound().
+EncoderInput log_mel_windows(const Pcm& pcm, const LogMelConfig& config,
+                             at::Device device = at::kCPU);
+
+/// DataError: no samples, other sample rate.
+void check_sound(const Pcm& pcm, const LogMelConfig& config);
+/// The samples of window w, normalised where the config says so, zeros behind them: [S] f32.
+at::Tensor log_mel_samples(const Pcm& pcm, int64_t window, const LogMelConfig& config);
 
 }  // namespace euromodal
