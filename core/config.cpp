@@ -118,6 +118,11 @@ void config_override(const Node& root, const std::string& text) {
     }
     if (dot == std::string::npos) {
       *slot = config_read(text.substr(eq + 1), "--set " + text);
+      check<ConfigError>(
+          word != "include" || (*slot)->kind != Impl::Kind::kScalar,
+          "--set {}: files are included by files; set {{include: FILE}} as the value "
+          "of the key above",
+          text);
       return;
     }
     at = *slot;

@@ -1,4 +1,4 @@
-// config_tree.cpp — see config_tree.h. yaml-cpp parses and writes.
+// config_tree.cpp — see config_tree.h. yaml-cpp parses.
 #include "core/config_tree.h"
 
 #include <yaml-cpp/yaml.h>
@@ -36,7 +36,7 @@ Node config_copy(const YAML::Node& yaml, const std::string& file, int includes, 
     node->scalar = yaml.Scalar();
     check<ConfigError>(find_invalid_utf8(node->scalar) == std::string::npos,
                        "{}:{}: an escape that is no character", file, node->line);
-    node->quoted = yaml.Tag() == "!";
+    node->quoted = yaml.Tag() == "!" || yaml.Tag() == "tag:yaml.org,2002:str";
   } else if (yaml.IsSequence()) {
     node->kind = Impl::Kind::kList;
     for (const auto& item : yaml)
@@ -99,35 +99,6 @@ Node load_file(const fs::path& file, int includes) {
   return read_text_of(text, file.string(), includes);
 }
 
-void config_emit(YAML::Emitter& out, const Impl& node) {
-  switch (node.kind) {
-    case Impl::Kind::kNull:
-      out << YAML::Null;
-      break;
-    case Impl::Kind::kScalar:
-      if (node.quoted) out << YAML::DoubleQuoted;
-      out << node.scalar;
-      break;
-    case Impl::Kind::kList: {
-      bool flat = true;
-      for (const auto& [key, value] : node.entries)
-        flat &= value->kind == Impl::Kind::kScalar || value->kind == Impl::Kind::kNull;
-      out << (flat ? YAML::Flow : YAML::Block) << YAML::BeginSeq;
-      for (const auto& [key, value] : node.entries) config_emit(out, *value);
-      out << YAML::EndSeq;
-      break;
-    }
-    case Impl::Kind::kMap:
-      out << YAML::BeginMap;
-      for (const auto& [key, value] : node.entries) {
-        out << YAML::Key << key << YAML::Value;
-        config_emit(out, *value);
-      }
-      out << YAML::EndMap;
-      break;
-  }
-}
-
 }  // namespace
 
 Node config_merge(const Node& base, const Node& over) {
@@ -152,11 +123,5 @@ Node config_read(const std::string& text, const std::string& file) {
 }
 
 Node config_load(const fs::path& file) { return load_file(file, 0); }
-
-std::string config_yaml(const Impl& node) {
-  YAML::Emitter out;
-  config_emit(out, node);
-  return std::string(out.c_str()) + "\n";
-}
 
 }  // namespace euromodal

@@ -37,7 +37,9 @@ ConfigNode config_merge(const ConfigNode& base, const ConfigNode& over);
 /// values, a key twice.
 ConfigNode config_read(const std::string& text, const std::string& file);
 ConfigNode config_load(const std::filesystem::path& file);
-/// The tree as YAML.
+/// The tree as YAML that config_read() reads back to the same.
 std::string config_yaml(const Config::Impl& node);
+/// The same keys, kinds and texts, which would be read alike (files, lines and marks aside).
+bool config_same(const Config::Impl& a, const Config::Impl& b);
 
 }  // namespace euromodal

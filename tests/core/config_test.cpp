@@ -106,6 +106,8 @@ TEST_F(ConfigTest, OverridesReplaceAddAndReachIntoLists) {
               testing::HasSubstr("not a map"));
   EXPECT_THAT(error_of([&] { (void)Config::load(file, {"data.5.path=1"}); }),
               testing::HasSubstr("list of 2 entries"));
+  EXPECT_THAT(error_of([&] { (void)Config::load(file, {"a.include=x.yaml"}); }),
+              testing::HasSubstr("files are included by files"));
 }
 
 TEST_F(ConfigTest, DumpReadsBackToTheSame) {

@@ -14,6 +14,7 @@
 #include "backbone/weights/tokenizer/gguf_tokenizer.h"
 #include "backbone/weights/tokenizer/hf_tokenizer.h"
 #include "core/config.h"
+#include "core/config_tree.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/json.h"
@@ -139,7 +140,16 @@ void yaml_config(std::string_view bytes) try {
     read([&] { (void)config.items(key); });
     read([&] { (void)config.list(key); });
   }
-  (void)config.dump();
+  const std::string dump = config.dump();
+  ConfigNode again;
+  try {
+    again = config_read(dump, "dump.yaml");
+  } catch (const Error&) {
+  }
+  require(again != nullptr, "what was dumped does not read back");
+  require(config_same(*config_read(std::string(bytes), "fuzz.yaml"), *again),
+          "what was dumped reads otherwise");
+  require(config_yaml(*again) == dump, "a dump of a dump differs");
 } catch (const Error&) {
 }
 

@@ -7,7 +7,7 @@ if(EUROMODAL_FUZZ)
   endif()
   # Only what the targets read with, instrumented; LibTorch is linked as it is.
   file(GLOB fuzz_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/backbone/weights/tokenizer/*.cpp)
-  foreach(source core/config core/config_tree core/files core/json backbone/weights/chat_template backbone/weights/jinja_nodes backbone/weights/safetensors_header
+  foreach(source core/config core/config_tree core/config_yaml core/files core/json backbone/weights/chat_template backbone/weights/jinja_nodes backbone/weights/safetensors_header
           backbone/weights/ggml_blocks backbone/weights/gguf backbone/weights/gguf_header backbone/weights/private_mapping backbone/gguf_config backbone/hub_config
           backbone/weights/tokenizer backbone/llama_config backbone/kernels/packed_linear/packed_weight tests/fuzz/targets)
     list(APPEND fuzz_sources ${CMAKE_SOURCE_DIR}/${source}.cpp)
