@@ -25,7 +25,8 @@ class Tokenizer {
   static std::shared_ptr<const Tokenizer> load(const std::filesystem::path& dir);
   virtual ~Tokenizer() = default;
 
-  /// Ids of `text` (valid UTF-8, else DataError with the byte position).
+  /// Ids of `text` (valid UTF-8, else DataError with the byte position). CheckpointError when the
+  /// file's steps make it more than 64 times as long.
   virtual std::vector<int64_t> encode(std::string_view text, EncodeMode mode) const = 0;
   /// Text of `ids`; an id outside the vocabulary is a DataError naming it. skip_special leaves
   /// special tokens out.

@@ -159,12 +159,12 @@ std::vector<Bpe::Symbol> Bpe::symbols_of(std::string_view word) const {
   return symbols;
 }
 
-void Bpe::encode(std::string_view word, std::vector<int64_t>& ids) const {
-  if (word.empty()) return;
+int64_t Bpe::encode(std::string_view word, std::vector<int64_t>& ids) const {
+  if (word.empty()) return 0;
   if (options_.ignore_merges) {
     if (const auto whole = id_of(word)) {
       ids.push_back(*whole);
-      return;
+      return 0;
     }
   }
   std::vector<Symbol> symbols = symbols_of(word);
@@ -180,7 +180,9 @@ void Bpe::encode(std::string_view word, std::vector<int64_t>& ids) const {
       first.push_back({merge->rank, static_cast<int64_t>(i), merge->id});
   }
   std::priority_queue<Candidate> heap(std::less<Candidate>(), std::move(first));
+  int64_t looked_at = 0;
   while (!heap.empty()) {
+    ++looked_at;
     const Candidate best = heap.top();
     heap.pop();
     Symbol& left = symbols[best.at];
@@ -204,6 +206,7 @@ void Bpe::encode(std::string_view word, std::vector<int64_t>& ids) const {
   for (const Symbol& symbol : symbols) {
     if (symbol.alive) ids.push_back(symbol.id);
   }
+  return looked_at;
 }
 
 }  // namespace euromodal

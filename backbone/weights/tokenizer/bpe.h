@@ -32,8 +32,9 @@ class Bpe {
   Bpe(BpeVocab vocab, const BpeMerges& merges, BpeOptions options, const std::string& what);
   static Bpe from_json(const nlohmann::json& model, const std::string& what);
 
-  /// Appends the ids of one word (valid UTF-8). n log n in its length.
-  void encode(std::string_view word, std::vector<int64_t>& ids) const;
+  /// Appends the ids of one word (valid UTF-8). n log n in its length: -> how many possible merges
+  /// were looked at, at most three for each symbol.
+  int64_t encode(std::string_view word, std::vector<int64_t>& ids) const;
   std::optional<int64_t> id_of(std::string_view token) const;
   const BpeVocab& vocab() const { return vocab_; }
 

@@ -107,20 +107,25 @@ void Decoder::add(const nlohmann::json& json, const std::string& what, int depth
   if (type == "Sequence") {
     for (const auto& step : json.at("decoders")) add(step, what, depth + 1);
   } else if (type == "Replace") {
-    steps_.push_back([pattern = Pattern::from_json(json.at("pattern"), what),
-                      content = json.at("content").get<std::string>()](auto& tokens) {
-      for (std::string& token : tokens) token = pattern.replace(token, content);
-    });
+    steps_.push_back(
+        [pattern = Pattern::from_json(json.at("pattern"), what),
+         content = json.at("content").get<std::string>()](auto& tokens, const TextGrowth& growth) {
+          TextGrowth all = growth;
+          for (std::string& token : tokens) {
+            token = pattern.replace(token, content, all);
+            all.finish(token.size());
+          }
+        });
   } else if (type == "ByteFallback") {
     byte_fallback_ = true;
-    steps_.push_back(decode_bytes);
+    steps_.push_back([](auto& tokens, const TextGrowth&) { decode_bytes(tokens); });
   } else if (type == "Fuse") {
-    steps_.push_back(decode_fuse);
+    steps_.push_back([](auto& tokens, const TextGrowth&) { decode_fuse(tokens); });
   } else if (type == "Strip") {
     const auto content = json.at("content").get<std::string>();
     check<CheckpointError>(!content.empty(), "{}: decoder Strip: content is empty", what);
     steps_.push_back([content, start = json_number(json.at("start"), what),
-                      stop = json_number(json.at("stop"), what)](auto& tokens) {
+                      stop = json_number(json.at("stop"), what)](auto& tokens, const TextGrowth&) {
       decode_strip(tokens, content, start, stop);
     });
   } else if (type == "Metaspace") {
@@ -128,13 +133,13 @@ void Decoder::add(const nlohmann::json& json, const std::string& what, int depth
     check<CheckpointError>(!mark.empty(), "{}: Metaspace replacement is empty", what);
     const bool add_prefix = json.value("add_prefix_space", true);
     const auto scheme = json.value("prepend_scheme", std::string(add_prefix ? "always" : "never"));
-    steps_.push_back([mark, first = scheme == "never" ? " " : ""](auto& tokens) {
+    steps_.push_back([mark, first = scheme == "never" ? " " : ""](auto& tokens, const TextGrowth&) {
       for (size_t i = 0; i < tokens.size(); ++i)
         tokens[i] = replace_all(tokens[i], mark, i == 0 ? first : " ");
     });
   } else if (type == "ByteLevel") {
     byte_level_ = true;
-    steps_.push_back(decode_byte_level);
+    steps_.push_back([](auto& tokens, const TextGrowth&) { decode_byte_level(tokens); });
   } else {
     throw CheckpointError("{}: decoder {} is not supported", what, shown_name(type));
   }
@@ -150,7 +155,10 @@ std::string Decoder::bytes_of(const std::string& token) const {
 }
 
 std::string Decoder::apply(std::vector<std::string> tokens) const {
-  for (const Step& step : steps_) step(tokens);
+  size_t bytes = 0;
+  for (const std::string& token : tokens) bytes += token.size();
+  const TextGrowth growth(bytes);
+  for (const Step& step : steps_) step(tokens, growth);
   std::string out;
   for (size_t i = 0; i < tokens.size(); ++i) out += (i > 0 && !joined_ ? " " : "") + tokens[i];
   return out;

@@ -14,13 +14,16 @@ HfTokenizer::HfTokenizer(HfTokenizerParts parts, const std::string& what)
   for (const auto& [token, id] : parts_.model.vocab()) tokens_[id] = token;
   std::vector<AddedToken> raw, normalized;
   std::vector<std::string> raw_words, normalized_words;
+  size_t added_bytes = 0;
+  for (const AddedToken& token : parts_.added) added_bytes += token.content.size();
+  TextGrowth growth(added_bytes);
   for (const AddedToken& token : parts_.added) {
     check<CheckpointError>(!token.content.empty(), "{}: added token {} is empty", what, token.id);
     tokens_[token.id] = token.content;
     if (token.special) special_.insert(token.id);
     (token.normalized ? normalized : raw).push_back(token);
     if (token.normalized) {
-      normalized_words.push_back(parts_.normalizer.apply(token.content, /*prefix=*/true));
+      normalized_words.push_back(parts_.normalizer.apply(token.content, /*prefix=*/true, growth));
       normalized_tokens_[token.id] = normalized_words.back();
     } else {
       raw_words.push_back(token.content);
@@ -31,10 +34,10 @@ HfTokenizer::HfTokenizer(HfTokenizerParts parts, const std::string& what)
   for (const auto& [id, token] : tokens_) size_ = std::max(size_, id + 1);
 }
 
-void HfTokenizer::encode_section(std::string_view text, bool at_start, bool prefix,
+void HfTokenizer::encode_section(std::string_view text, bool at_start, bool prefix, Growth& growth,
                                  std::vector<int64_t>& ids) const {
   // Only the very start of a continuation goes without its prefix.
-  const std::string normal = parts_.normalizer.apply(text, prefix || !at_start);
+  const std::string normal = parts_.normalizer.apply(text, prefix || !at_start, growth.normal);
   for (const Section& section : normalized_->split(normal)) {
     if (section.id >= 0) {
       ids.push_back(section.id);
@@ -42,7 +45,7 @@ void HfTokenizer::encode_section(std::string_view text, bool at_start, bool pref
     }
     Word word{normal.substr(section.begin, section.end - section.begin),
               at_start && section.begin == 0};
-    for (const Word& piece : parts_.pre_tokenizer.apply(std::move(word), prefix))
+    for (const Word& piece : parts_.pre_tokenizer.apply(std::move(word), prefix, growth.words))
       parts_.model.encode(piece.text, ids);
   }
 }
@@ -52,13 +55,14 @@ std::vector<int64_t> HfTokenizer::encode(std::string_view text, EncodeMode mode)
   check<DataError>(invalid == std::string_view::npos, "text: invalid UTF-8 at byte {} (0x{:02X})",
                    invalid, invalid < text.size() ? static_cast<unsigned char>(text[invalid]) : 0);
   std::vector<int64_t> ids;
+  Growth growth{TextGrowth(text.size()), TextGrowth(text.size())};
   if (mode == EncodeMode::kFull) ids = parts_.before;
   for (const Section& section : raw_->split(text)) {
     if (section.id >= 0)
       ids.push_back(section.id);
     else
       encode_section(text.substr(section.begin, section.end - section.begin), section.begin == 0,
-                     mode != EncodeMode::kContinuation, ids);
+                     mode != EncodeMode::kContinuation, growth, ids);
   }
   if (mode == EncodeMode::kFull) ids.insert(ids.end(), parts_.behind.begin(), parts_.behind.end());
   return ids;

@@ -41,7 +41,10 @@ class HfTokenizer final : public Tokenizer {
   std::optional<int64_t> bos_id() const override;
 
  private:
-  void encode_section(std::string_view text, bool at_start, bool prefix,
+  struct Growth {
+    TextGrowth normal, words;
+  };
+  void encode_section(std::string_view text, bool at_start, bool prefix, Growth& growth,
                       std::vector<int64_t>& ids) const;
   HfTokenizerParts parts_;
   std::unique_ptr<AddedTokens> raw_, normalized_;

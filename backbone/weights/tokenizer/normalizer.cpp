@@ -57,39 +57,48 @@ void Normalizer::add(const nlohmann::json& json, const std::string& what, int de
   if (type == "Sequence") {
     for (const auto& step : json.at("normalizers")) add(step, what, depth + 1);
   } else if (type == "Prepend") {
-    steps_.push_back({[word = json.at("prepend").get<std::string>()](std::string_view text) {
-                        return text.empty() ? std::string() : word + std::string(text);
-                      },
-                      /*prefix=*/true});
+    steps_.push_back(
+        {[word = json.at("prepend").get<std::string>()](std::string_view text, const TextGrowth&) {
+           return text.empty() ? std::string() : word + std::string(text);
+         },
+         /*prefix=*/true});
   } else if (type == "Replace") {
     steps_.push_back({[pattern = Pattern::from_json(json.at("pattern"), what),
-                       content = json.at("content").get<std::string>()](std::string_view text) {
-      return pattern.replace(text, content);
+                       content = json.at("content").get<std::string>()](std::string_view text,
+                                                                        const TextGrowth& growth) {
+      return pattern.replace(text, content, growth);
     }});
   } else if (type == "NFC" || type == "NFD" || type == "NFKC" || type == "NFKD") {
     const UnicodeForm form = type == "NFC"    ? UnicodeForm::kNfc
                              : type == "NFD"  ? UnicodeForm::kNfd
                              : type == "NFKC" ? UnicodeForm::kNfkc
                                               : UnicodeForm::kNfkd;
-    steps_.push_back({[form](std::string_view text) { return unicode_normalize(text, form); }});
+    steps_.push_back({[form](std::string_view text, const TextGrowth&) {
+      return unicode_normalize(text, form);
+    }});
   } else if (type == "Lowercase") {
-    steps_.push_back({normalizer_lower});
+    steps_.push_back(
+        {[](std::string_view text, const TextGrowth&) { return normalizer_lower(text); }});
   } else if (type == "StripAccents") {
-    steps_.push_back({normalizer_strip_accents});
+    steps_.push_back(
+        {[](std::string_view text, const TextGrowth&) { return normalizer_strip_accents(text); }});
   } else if (type == "Strip") {
     const bool left = json.value("strip_left", true), right = json.value("strip_right", true);
-    steps_.push_back(
-        {[left, right](std::string_view text) { return normalizer_strip(text, left, right); }});
+    steps_.push_back({[left, right](std::string_view text, const TextGrowth&) {
+      return normalizer_strip(text, left, right);
+    }});
   } else {
     throw CheckpointError("{}: normalizer {} is not supported", what, shown_name(type));
   }
 }
 
-std::string Normalizer::apply(std::string_view text, bool prefix) const {
+std::string Normalizer::apply(std::string_view text, bool prefix, TextGrowth& growth) const {
   std::string out(text);
   for (const Step& step : steps_) {
-    if (!step.prefix || prefix) out = step.apply(out);
+    if (!step.prefix || prefix) out = step.apply(out, growth);
+    growth.check_size(out.size());
   }
+  growth.finish(out.size());
   return out;
 }
 

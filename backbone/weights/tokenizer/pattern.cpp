@@ -81,10 +81,13 @@ std::vector<Stretch> Pattern::stretches(std::string_view text) const {
   return out;
 }
 
-std::string Pattern::replace(std::string_view text, std::string_view content) const {
+std::string Pattern::replace(std::string_view text, std::string_view content,
+                             const TextGrowth& growth) const {
   std::string out;
-  for (const Stretch& stretch : stretches(text))
+  for (const Stretch& stretch : stretches(text)) {
     out.append(stretch.match ? content : text.substr(stretch.begin, stretch.end - stretch.begin));
+    growth.check_size(out.size());
+  }
   return out;
 }
 

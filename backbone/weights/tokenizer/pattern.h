@@ -9,6 +9,8 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "backbone/weights/tokenizer/text_growth.h"
+
 namespace euromodal {
 
 struct Stretch {
@@ -25,7 +27,8 @@ class Pattern {
 
   /// The text cut into matches and what lies between them; covers it, without empty stretches.
   std::vector<Stretch> stretches(std::string_view text) const;
-  std::string replace(std::string_view text, std::string_view content) const;
+  std::string replace(std::string_view text, std::string_view content,
+                      const TextGrowth& growth) const;
 
  private:
   explicit Pattern(std::string text) : literal_(std::move(text)) {}

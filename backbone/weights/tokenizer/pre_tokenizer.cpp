@@ -146,46 +146,46 @@ void PreTokenizer::add(const nlohmann::json& json, const std::string& what, int 
     // Of tokenizer.model alone (not a key of the format): a text that starts with a space gets one
     // more, as SentencePiece does it.
     const bool again = json.value("prepend_again", false);
-    steps_.push_back([mark, scheme, again, split = json.value("split", true),
-                      pattern = Pattern::literal(mark)](Word word, bool prefix) {
-      word.text = replace_all(word.text, " ", mark);
-      if ((prefix || !word.at_start) && (again || !word.text.starts_with(mark)) &&
-          (scheme == "always" || (scheme == "first" && word.at_start)))
-        word.text = mark + word.text;
-      if (!split) return std::vector<Word>{word};
-      return cut_word(word,
-                      join_stretches(pattern.stretches(word.text), Behavior::kMergedWithNext));
-    });
+    steps_.push_back(
+        [mark, scheme, again, split = json.value("split", true), space = Pattern::literal(" "),
+         pattern = Pattern::literal(mark)](Word word, bool prefix, const TextGrowth& growth) {
+          word.text = space.replace(word.text, mark, growth);
+          if ((prefix || !word.at_start) && (again || !word.text.starts_with(mark)) &&
+              (scheme == "always" || (scheme == "first" && word.at_start)))
+            word.text = mark + word.text;
+          if (!split) return std::vector<Word>{word};
+          return cut_word(word,
+                          join_stretches(pattern.stretches(word.text), Behavior::kMergedWithNext));
+        });
   } else if (type == "ByteLevel") {
     byte_level_ = true;
     const bool space = json.value("add_prefix_space", true), words = json.value("use_regex", true);
-    steps_.push_back(
-        [space, words, pattern = Pattern::regex(kGpt2Words, what)](Word word, bool prefix) {
-          if (space && (prefix || !word.at_start) && !word.text.starts_with(' '))
-            word.text = " " + word.text;
-          std::vector<Word> out =
-              words ? cut_word(word, pattern.stretches(word.text)) : std::vector<Word>{word};
-          for (Word& piece : out) {
-            std::string text;
-            for (const char c : piece.text)
-              text += byte_level_character(static_cast<unsigned char>(c));
-            piece.text = std::move(text);
-          }
-          return out;
-        });
+    steps_.push_back([space, words, pattern = Pattern::regex(kGpt2Words, what)](
+                         Word word, bool prefix, const TextGrowth&) {
+      if (space && (prefix || !word.at_start) && !word.text.starts_with(' '))
+        word.text = " " + word.text;
+      std::vector<Word> out =
+          words ? cut_word(word, pattern.stretches(word.text)) : std::vector<Word>{word};
+      for (Word& piece : out) {
+        std::string text;
+        for (const char c : piece.text) text += byte_level_character(static_cast<unsigned char>(c));
+        piece.text = std::move(text);
+      }
+      return out;
+    });
   } else if (type == "Split") {
     const Behavior behavior = parse_behavior(json.at("behavior").get<std::string>(), what);
-    steps_.push_back(
-        [behavior, invert = json.value("invert", false),
-         pattern = Pattern::from_json(json.at("pattern"), what)](const Word& word, bool) {
-          std::vector<Stretch> all = pattern.stretches(word.text);
-          for (Stretch& s : all) s.match = s.match != invert;
-          return cut_word(word, join_stretches(std::move(all), behavior));
-        });
+    steps_.push_back([behavior, invert = json.value("invert", false),
+                      pattern = Pattern::from_json(json.at("pattern"), what)](
+                         const Word& word, bool, const TextGrowth&) {
+      std::vector<Stretch> all = pattern.stretches(word.text);
+      for (Stretch& s : all) s.match = s.match != invert;
+      return cut_word(word, join_stretches(std::move(all), behavior));
+    });
   } else if (type == "Digits") {
     const Behavior behavior =
         json.value("individual_digits", false) ? Behavior::kIsolated : Behavior::kContiguous;
-    steps_.push_back([behavior](const Word& word, bool) {
+    steps_.push_back([behavior](const Word& word, bool, const TextGrowth&) {
       return cut_word(word, join_stretches(digit_stretches(word.text), behavior));
     });
   } else {
@@ -193,16 +193,23 @@ void PreTokenizer::add(const nlohmann::json& json, const std::string& what, int 
   }
 }
 
-std::vector<Word> PreTokenizer::apply(Word text, bool prefix) const {
+std::vector<Word> PreTokenizer::apply(Word text, bool prefix, TextGrowth& growth) const {
+  size_t bytes = text.text.size();
   std::vector<Word> words = {std::move(text)};
   for (const Step& step : steps_) {
     std::vector<Word> next;
+    bytes = 0;
     for (Word& word : words) {
       if (word.text.empty()) continue;
-      for (Word& piece : step(std::move(word), prefix)) next.push_back(std::move(piece));
+      for (Word& piece : step(std::move(word), prefix, growth)) {
+        bytes += piece.text.size();
+        next.push_back(std::move(piece));
+      }
+      growth.check_size(bytes);
     }
     words = std::move(next);
   }
+  growth.finish(bytes);
   return words;
 }
 

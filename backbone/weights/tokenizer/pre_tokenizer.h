@@ -8,6 +8,8 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include "backbone/weights/tokenizer/text_growth.h"
+
 namespace euromodal {
 
 struct Word {
@@ -18,12 +20,13 @@ struct Word {
 class PreTokenizer {
  public:
   static PreTokenizer from_json(const nlohmann::json& json, const std::string& what);
-  /// Without `prefix` no space is put before the first word.
-  std::vector<Word> apply(Word text, bool prefix) const;
+  /// Without `prefix` no space is put before the first word. CheckpointError when all words
+  /// together grow beyond `growth`.
+  std::vector<Word> apply(Word text, bool prefix, TextGrowth& growth) const;
   bool byte_level() const { return byte_level_; }
 
  private:
-  using Step = std::function<std::vector<Word>(Word word, bool prefix)>;
+  using Step = std::function<std::vector<Word>(Word word, bool prefix, const TextGrowth& growth)>;
   void add(const nlohmann::json& json, const std::string& what, int depth);
   std::vector<Step> steps_;
   bool byte_level_ = false;

@@ -2,12 +2,12 @@
 // languages, white space, emoji and special tokens; decode; streaming; faults of the files.
 #include "backbone/weights/tokenizer.h"
 
-#include <chrono>
 #include <map>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include "backbone/weights/tokenizer/bpe.h"
 #include "core/error.h"
 #include "tests/support/temp.h"
 
@@ -134,18 +134,87 @@ TEST(TokenizerTest, InvalidUtf8IsNamedWithItsPosition) {
   EXPECT_THROW((void)tokenizer->encode("\xed\xa0\x80", EncodeMode::kFull), DataError);
 }
 
+// Counted, not timed: merges looked at in a word that no pre-tokeniser cuts.
 TEST(TokenizerTest, LongTextIsNotQuadratic) {
-  const auto tokenizer = golden_tokenizer("base");  // no pre-tokeniser: the whole text is one word
-  const auto seconds = [&](int repeats) {
-    std::string text;
-    for (int i = 0; i < repeats; ++i) text += "the cat sleeps in the sun ";
-    const auto start = std::chrono::steady_clock::now();
-    (void)tokenizer->encode(text, EncodeMode::kFull);
-    return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const json file = json::parse(read_bytes(kGoldens / "tok/base/tokenizer.json"));
+  const Bpe bpe = Bpe::from_json(file.at("model"), "tokenizer.json");
+  const auto steps = [&](int repeats) {
+    std::string word;
+    for (int i = 0; i < repeats; ++i) word += "the▁cat▁sleeps▁in▁the▁sun▁";
+    Ids ids;
+    const int64_t looked_at = bpe.encode(word, ids);
+    EXPECT_GT(looked_at, static_cast<int64_t>(ids.size()));  // some merged
+    EXPECT_LT(looked_at, static_cast<int64_t>(3 * word.size()));
+    return looked_at;
   };
-  (void)seconds(100);
-  const double small = seconds(1000);
-  EXPECT_LT(seconds(32000), 32 * small * 16);  // 32 times the text; quadratic: 1024 times
+  const int64_t small = steps(1000), large = steps(32000);
+  EXPECT_LE(large, 33 * small);  // 32 times the text; quadratic: 1024 times
+  EXPECT_GE(large, 31 * small);
+}
+
+// Chains of replacements that a stranger's file may hold: an error before the memory is gone.
+TEST(TokenizerTest, GrowthWithoutBoundIsAnError) {
+  const json good = json::parse(read_bytes(kGoldens / "tok/base/tokenizer.json"));
+  TempDir dir;
+  const auto loaded = [&](const json& file) {
+    dir.write("tokenizer.json", file.dump());
+    return Tokenizer::load(dir.path());
+  };
+  const auto sequence = [](const char* type, const char* key, const json& step, int count) {
+    return json{{"type", type}, {key, std::vector<json>(static_cast<size_t>(count), step)}};
+  };
+  const auto step = [](const std::string& content) {
+    return json{{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", content}};
+  };
+  const json doubled = step("aa");
+  const std::string text(1000, 'a');
+  const auto encode_grows = [&](const json& file) {
+    const auto tokenizer = loaded(file);
+    return throws_with<CheckpointError>([&] { (void)tokenizer->encode(text, EncodeMode::kFull); },
+                                        {"1112576 bytes", "1000 bytes", "without bound"});
+  };
+  json bad = good;
+  bad["added_tokens"] = json::array();
+  bad["post_processor"] = nullptr;
+  const json plain = bad;
+  bad["normalizer"] = sequence("Sequence", "normalizers", doubled, 60);
+  EXPECT_TRUE(encode_grows(bad));
+  bad["normalizer"] = step(std::string(1 << 20, 'b'));  // one step is enough
+  EXPECT_TRUE(encode_grows(bad));
+  bad["normalizer"] = sequence("Sequence", "normalizers",
+                               {{"type", "Prepend"}, {"prepend", std::string(60000, 'x')}}, 20);
+  EXPECT_TRUE(encode_grows(bad));
+  bad = plain;
+  bad["pre_tokenizer"] =
+      sequence("Sequence", "pretokenizers",
+               {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"use_regex", false}}, 60);
+  EXPECT_TRUE(encode_grows(bad));
+  bad["pre_tokenizer"] =
+      sequence("Sequence", "pretokenizers",
+               {{"type", "Metaspace"}, {"replacement", "  "}, {"split", false}}, 60);
+  EXPECT_TRUE(encode_grows(bad));
+  bad = plain;
+  bad["decoder"] = sequence("Sequence", "decoders", doubled, 60);
+  const auto tokenizer = loaded(bad);
+  const Ids ids = tokenizer->encode("a a a", EncodeMode::kNoSpecial);
+  EXPECT_TRUE((throws_with<CheckpointError>([&] { (void)tokenizer->decode(ids, false); },
+                                            {"without bound"})));
+  bad = good;  // added tokens are normalised as the file is read
+  bad["normalizer"] = sequence("Sequence", "normalizers", doubled, 60);
+  bad["added_tokens"][0]["normalized"] = true;
+  bad["added_tokens"][0]["content"] = "<aaa>";
+  EXPECT_TRUE((throws_with<CheckpointError>([&] { (void)loaded(bad); }, {"without bound"})));
+
+  // What honest files do is far below: the longest compatibility decomposition, in "▁".
+  json honest = plain;
+  honest["normalizer"] = {
+      {"type", "Sequence"},
+      {"normalizers",
+       {{{"type", "NFKD"}},
+        {{"type", "Replace"}, {"pattern", {{"Regex", "."}}}, {"content", "▁"}}}}};
+  std::string longest;
+  for (int i = 0; i < 100000; ++i) longest += "\uFDFA";
+  EXPECT_NO_THROW((void)loaded(honest)->encode(longest, EncodeMode::kFull));
 }
 
 TEST(TokenizerTest, FaultsOfTheFilesAreNamed) {
