@@ -30,18 +30,26 @@ template <typename T>
 [[gnu::always_inline]] inline void quantize_group(const T* x, int64_t count, int8_t* codes,
                                                   float& scale, int32_t& sum) {
   float largest = 0.0F;
-  bool finite = true;
+  int32_t infinite = 0;
+#pragma omp simd reduction(max : largest) reduction(| : infinite)
   for (int64_t i = 0; i < count; ++i) {
     const float size = std::fabs(static_cast<float>(x[i]));
     largest = size > largest ? size : largest;
-    finite = finite & (size <= std::numeric_limits<float>::max());
+    infinite |= size <= std::numeric_limits<float>::max() ? 0 : 1;  // also NaN
   }
+  const bool finite = infinite == 0;
   const float inverse = finite && largest > 0.0F ? 127.0F / largest : 0.0F;
   scale = finite ? largest / 127.0F : std::numeric_limits<float>::quiet_NaN();
   int32_t total = 0;
+  if (!finite) {  // codes of 0: the scale is what spoils the row
+    std::fill(codes, codes + count, int8_t{0});
+    sum = 0;
+    return;
+  }
+#pragma omp simd reduction(+ : total)
   for (int64_t i = 0; i < count; ++i) {
     // (a trick with a large number added would be fused with the product, and round once)
-    const float nearest = std::nearbyint(finite ? static_cast<float>(x[i]) * inverse : 0.0F);
+    const float nearest = std::nearbyint(static_cast<float>(x[i]) * inverse);
     const int32_t code = static_cast<int32_t>(nearest);
     codes[i] = static_cast<int8_t>(code);
     total += code;
