@@ -3,6 +3,7 @@
 #include "backbone/kernels/packed_linear/packed_linear.h"
 
 #include <array>
+#include <atomic>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -136,6 +137,14 @@ void set_inputs(const at::Tensor& x_TI, const PackedWeight& weight, bool widened
   args.x_sum_MG = inputs.codes.sum_TG.const_data_ptr<int32_t>();
 }
 
+/// Blocks that a thread takes at a time: four shares a thread, in fours (the streams of one row).
+int64_t packed_share(int64_t blocks, int64_t threads) {
+  constexpr int64_t kStreams = 4, kShares = 4;
+  if (threads == 1) return blocks;
+  const int64_t parts = threads * kShares * kStreams;
+  return std::max<int64_t>((blocks + parts - 1) / parts, 1) * kStreams;
+}
+
 template <typename T>
 std::vector<at::Tensor> run_packed(const at::Tensor& x_TI, std::span<const PackedOperand> operands,
                                    const PackedKernels& kernels) {
@@ -175,12 +184,21 @@ std::vector<at::Tensor> run_packed(const at::Tensor& x_TI, std::span<const Packe
     jobs.push_back(job);
   }
   if (M == 0) return out;
-  at::parallel_for(0, blocks, 2, [&](int64_t begin, int64_t end) {
-    for (const PackedJob& job : jobs) {
-      PackedKernelArgs args = job.args;
-      args.begin = std::max<int64_t>(begin - job.first, 0);
-      args.end = std::min(end - job.first, job.blocks);
-      if (args.begin < args.end) job.kernel(args);
+  // Halves of the work rarely end together: who is through takes the next share.
+  const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  const int64_t share = packed_share(blocks, threads);
+  std::atomic<int64_t> next = 0;
+  at::parallel_for(0, std::min(threads, (blocks + share - 1) / share), 1, [&](int64_t, int64_t) {
+    for (;;) {
+      const int64_t begin = next.fetch_add(share, std::memory_order_relaxed);
+      if (begin >= blocks) return;
+      const int64_t end = std::min(begin + share, blocks);
+      for (const PackedJob& job : jobs) {
+        PackedKernelArgs args = job.args;
+        args.begin = std::max<int64_t>(begin - job.first, 0);
+        args.end = std::min(end - job.first, job.blocks);
+        if (args.begin < args.end) job.kernel(args);
+      }
     }
   });
   return out;
