@@ -7,6 +7,8 @@
 #include <ATen/ATen.h>
 #include <fmt/ranges.h>
 
+#include "backbone/float8_model.h"
+
 namespace euromodal {
 
 namespace {
@@ -100,7 +102,7 @@ std::vector<NamedTensor> select_trainable(const std::vector<NamedTensor>& parame
                        "{}: {} is of type {} and cannot be trained", where, parameter.name,
                        c10::toString(parameter.tensor.scalar_type()));
     check<ConfigError>(parameter.tensor.scalar_type() != at::kFloat8_e4m3fn &&
-                           !parameter.name.ends_with(".weight_scale"),
+                           !parameter.name.ends_with(std::string(".weight") + kFloat8ScaleSuffix),
                        "{}: {} is kept in float8 (backbone: {{weights: float8}}) and cannot be "
                        "trained; leave it out here, or set weights to plain",
                        where, parameter.name);

@@ -83,12 +83,11 @@ Float8Weight round_to_float8(const at::Tensor& weight_OI) {
     scales.push_back(row_scale(largest));
   }
   out.scale_O.copy_(at::tensor(scales));
-  // A power of two: the division rounds nothing, but where a number is far below all codes.
+  // By a power of two, which rounds nothing, but where a number is far below all codes.
   at::Tensor scaled_OI = weight_OI.to(at::promoteTypes(weight_OI.scalar_type(), at::kFloat));
   scaled_OI = scaled_OI / out.scale_O.unsqueeze(1);
-  Float8Weight rounded = out;
-  rounded.codes_OI.copy_(scaled_OI);
-  return rounded;
+  out.codes_OI.copy_(scaled_OI);
+  return out;
 }
 
 at::Tensor widen_float8(const at::Tensor& codes_OI, const at::Tensor& scale_O,

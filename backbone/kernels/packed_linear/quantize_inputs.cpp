@@ -37,15 +37,15 @@ template <typename T>
     largest = size > largest ? size : largest;
     infinite |= size <= std::numeric_limits<float>::max() ? 0 : 1;  // also NaN
   }
-  const bool finite = infinite == 0;
-  const float inverse = finite && largest > 0.0F ? 127.0F / largest : 0.0F;
-  scale = finite ? largest / 127.0F : std::numeric_limits<float>::quiet_NaN();
-  int32_t total = 0;
-  if (!finite) {  // codes of 0: the scale is what spoils the row
+  if (infinite != 0) {  // the scale spoils the row
     std::fill(codes, codes + count, int8_t{0});
+    scale = std::numeric_limits<float>::quiet_NaN();
     sum = 0;
     return;
   }
+  const float inverse = largest > 0.0F ? 127.0F / largest : 0.0F;
+  scale = largest / 127.0F;
+  int32_t total = 0;
 #pragma omp simd reduction(+ : total)
   for (int64_t i = 0; i < count; ++i) {
     // (a trick with a large number added would be fused with the product, and round once)

@@ -14,10 +14,13 @@
 #include "tests/backbone/kernels/emulated_amx.h"
 #include "tests/support/emulated_tiles.h"
 #include "tests/support/gradcheck.h"
+#include "tests/support/packed_forms.h"
 #include "tests/support/tensor_near.h"
 
 namespace euromodal {
 namespace {
+
+using testing_support::integer_forms;
 
 using namespace testing_support;
 using packed::TileConfig;
@@ -34,14 +37,6 @@ at::Tensor emulated(const at::Tensor& x, const PackedWeight& w, const at::Tensor
   return packed_linears(x, one, emulated_amx())[0];
 }
 
-std::vector<PackedForm> packed_integers() {
-  std::vector<PackedForm> out;
-  for (const WeightForm form : {WeightForm::kInt8, WeightForm::kInt4})
-    for (const int64_t group : {32, 128})
-      for (const bool asymmetric : {false, true}) out.push_back({form, group, asymmetric});
-  return out;
-}
-
 constexpr std::array<std::array<int64_t, 3>, 9> kAmxSizes = {{{1, 256, 64},
                                                               {7, 64, 16},
                                                               {8, 31, 5},
@@ -53,7 +48,7 @@ constexpr std::array<std::array<int64_t, 3>, 9> kAmxSizes = {{{1, 256, 64},
                                                               {0, 32, 16}}};
 
 TEST_F(PackedAmxTest, IntegersAreTheReferenceBitForBit) {
-  for (const PackedForm& form : packed_integers()) {
+  for (const PackedForm& form : integer_forms()) {
     for (const auto& [t, i, o] : kAmxSizes) {
       SCOPED_TRACE(packed_form_name(form) + " rows " + std::to_string(t));
       const PackedWeight w = pack_weight(randn({o, i}, 1), form);
@@ -68,7 +63,7 @@ TEST_F(PackedAmxTest, ExtremeCodesDoNotSaturate) {
   at::Tensor weight = at::full({32, 256}, -1.0, at::kFloat);
   weight.select(0, 1).fill_(1.0);
   weight.slice(1, 0, 256, 2).select(0, 2).fill_(1.0);
-  for (const PackedForm& form : packed_integers()) {
+  for (const PackedForm& form : integer_forms()) {
     const PackedWeight w = pack_weight(weight, form);
     for (const double value : {1.0, -1.0}) {
       SCOPED_TRACE(packed_form_name(form));
@@ -90,7 +85,7 @@ TEST_F(PackedAmxTest, Bf16MatchesTheReference) {
 }
 
 TEST_F(PackedAmxTest, RowsDependOnNothingElse) {
-  std::vector<PackedForm> forms = packed_integers();
+  std::vector<PackedForm> forms = integer_forms();
   forms.emplace_back();
   const int threads = at::get_num_threads();
   for (const PackedForm& form : forms) {
@@ -176,7 +171,7 @@ TEST_F(PackedAmxTest, TilesAreGivenBackAndShapedOncePerShape) {
 
 TEST_F(PackedAmxTest, RealTilesDoAsTheEmulatedOnes) {
   if (machine_isa() < CpuIsa::kAmx) GTEST_SKIP() << "this machine has no AMX";
-  std::vector<PackedForm> forms = packed_integers();
+  std::vector<PackedForm> forms = integer_forms();
   forms.emplace_back();
   for (const PackedForm& form : forms) {
     for (const auto& [t, i, o] : kAmxSizes) {
@@ -245,25 +240,26 @@ TEST(EmulatedTilesTest, RefusesWhatTheProcessorRefuses) {
 TEST(EmulatedTilesTest, ProductsByHand) {
   using Tiles = EmulatedTiles;
   Tiles::configure(three_tiles());
+  const auto product = [](const void* left, const void* right, void add(), void* sums) {
+    Tiles::load<1>(left, 4);
+    Tiles::load<2>(right, 8);
+    Tiles::zero<0>();
+    add();
+    Tiles::store<0>(sums, 8);
+  };
   const std::array<int8_t, 8> a = {1, -2, 3, -128, 127, 0, 0, 1};
   const std::array<uint8_t, 8> b = {1, 2, 3, 255, 255, 0, 1, 0};
-  Tiles::load<1>(a.data(), 4);
-  Tiles::load<2>(b.data(), 8);
-  Tiles::zero<0>();
-  Tiles::add_int8<0, 1, 2>();
   std::array<int32_t, 4> sums{};
-  Tiles::store<0>(sums.data(), 8);
+  product(
+      a.data(), b.data(), [] { Tiles::add_int8<0, 1, 2>(); }, sums.data());
   EXPECT_EQ(sums, (std::array<int32_t, 4>{1 - 4 + 9 - 32640, 255 + 3, 127 + 255, 127 * 255}));
 
   // 1 + 2^-24 · 1 is a tie that goes to even; a denormal is no number.
   const std::array<c10::BFloat16, 4> x = {1.0F, 0x1p-24F, 0x1p-130F, -3.0F};
   const std::array<c10::BFloat16, 4> w = {1.0F, 1.0F, 0x1p+120F, 2.0F};
-  Tiles::load<1>(x.data(), 4);
-  Tiles::load<2>(w.data(), 8);
-  Tiles::zero<0>();
-  Tiles::add_bf16<0, 1, 2>();
   std::array<float, 4> floats{};
-  Tiles::store<0>(floats.data(), 8);
+  product(
+      x.data(), w.data(), [] { Tiles::add_bf16<0, 1, 2>(); }, floats.data());
   EXPECT_EQ(floats, (std::array<float, 4>{1.0F, 0x1p+120F, -3.0F, -6.0F}));
   Tiles::release();
 }

@@ -10,11 +10,14 @@
 #include "backbone/kernels/packed_linear/packed_linear_ref.h"
 #include "core/error.h"
 #include "tests/support/gradcheck.h"
+#include "tests/support/packed_forms.h"
 #include "tests/support/temp.h"
 #include "tests/support/tensor_near.h"
 
 namespace euromodal {
 namespace {
+
+using testing_support::integer_forms;
 
 using namespace testing_support;
 
@@ -22,14 +25,6 @@ std::vector<CpuIsa> machine_isas() {
   std::vector<CpuIsa> out;
   for (int isa = 0; isa <= static_cast<int>(machine_isa()); ++isa)
     out.push_back(static_cast<CpuIsa>(isa));
-  return out;
-}
-
-std::vector<PackedForm> integer_forms() {
-  std::vector<PackedForm> out;
-  for (const WeightForm form : {WeightForm::kInt8, WeightForm::kInt4})
-    for (const int64_t group : {32, 128})
-      for (const bool asymmetric : {false, true}) out.push_back({form, group, asymmetric});
   return out;
 }
 
