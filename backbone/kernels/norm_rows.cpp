@@ -20,7 +20,7 @@ template <typename T>
 struct NormForwardArgs {
   const T *x, *weight, *bias;  // bias: null for RMS norm
   T* y;
-  Acc<T>* stats;
+  Acc<T>* stats;  // null: not wanted
   int64_t begin, end, width;
   double eps;
   bool centre;
@@ -46,8 +46,10 @@ template <typename T>
       squares += c * c;
     }
     const A rstd = A(1) / std::sqrt(squares / static_cast<A>(a.width) + static_cast<A>(a.eps));
-    a.stats[2 * t] = mean;
-    a.stats[2 * t + 1] = rstd;
+    if (a.stats != nullptr) {
+      a.stats[2 * t] = mean;
+      a.stats[2 * t + 1] = rstd;
+    }
     if (a.centre) {
 #pragma omp simd
       for (int64_t d = 0; d < a.width; ++d)
@@ -191,6 +193,20 @@ NormForward norm_forward(const at::Tensor& x_TD, const at::Tensor& weight_D,
   });
   return out;
 }
+
+namespace {
+
+template <typename T>
+void rms_norm_any(const RmsNormRows<T>& rows) {
+  norm_run(NormForwardArgs<T>{rows.x_TD, rows.weight_D, nullptr, rows.y_TD, nullptr, rows.begin,
+                              rows.end, rows.width, rows.eps, /*centre=*/false});
+}
+
+}  // namespace
+
+void rms_norm_rows(const RmsNormRows<float>& rows) { rms_norm_any(rows); }
+void rms_norm_rows(const RmsNormRows<c10::BFloat16>& rows) { rms_norm_any(rows); }
+void rms_norm_rows(const RmsNormRows<c10::Half>& rows) { rms_norm_any(rows); }
 
 NormGrads norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& weight_D,
                         const at::Tensor& stats_T2, bool centre, const Segments& rows,

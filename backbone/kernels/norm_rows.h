@@ -4,6 +4,8 @@
 #include <cstdint>
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
 #include "backbone/kernels/segments.h"
 
@@ -26,6 +28,18 @@ struct NormWanted {
 /// the normalised row is rounded to the dtype before it is multiplied by the weight.
 NormForward norm_forward(const at::Tensor& x_TD, const at::Tensor& weight_D,
                          const at::Tensor& bias_D, double eps, bool centre);
+
+/// RMS norm over memory of the caller: rows [begin, end) of `width`.
+template <typename T>
+struct RmsNormRows {
+  const T *x_TD, *weight_D;
+  T* y_TD;
+  int64_t begin, end, width;
+  double eps;
+};
+void rms_norm_rows(const RmsNormRows<float>& rows);
+void rms_norm_rows(const RmsNormRows<c10::BFloat16>& rows);
+void rms_norm_rows(const RmsNormRows<c10::Half>& rows);
 
 /// Weight and bias gradients are summed in row order; with rows.per_sample sample by sample.
 NormGrads norm_backward(const at::Tensor& dy_TD, const at::Tensor& x_TD, const at::Tensor& weight_D,

@@ -95,6 +95,22 @@ KvType kv_type_of(at::ScalarType dtype) {
   }
 }
 
+template <typename T>
+void store_kv_row(const KvLayout& layout, int64_t layer, int64_t head, uint8_t* page, int64_t at,
+                  const T* k_N, const T* v_N) {
+  const int64_t N = layout.head_dim;
+  store_row(k_N, N, layout, page + layout.keys_at(layer, head) + at * layout.row_bytes(),
+            page + layout.key_scales_at(layer, head) + 4 * at);
+  store_row(v_N, N, layout, page + layout.values_at(layer, head) + at * layout.row_bytes(),
+            page + layout.value_scales_at(layer, head) + 4 * at);
+}
+template void store_kv_row(const KvLayout&, int64_t, int64_t, uint8_t*, int64_t, const float*,
+                           const float*);
+template void store_kv_row(const KvLayout&, int64_t, int64_t, uint8_t*, int64_t,
+                           const c10::BFloat16*, const c10::BFloat16*);
+template void store_kv_row(const KvLayout&, int64_t, int64_t, uint8_t*, int64_t, const c10::Half*,
+                           const c10::Half*);
+
 void store_kv_rows(const KvLayout& layout, int64_t layer, std::span<uint8_t* const> pages,
                    int64_t begin, const at::Tensor& k_TKN, const at::Tensor& v_TKN) {
   const int64_t T = k_TKN.size(0), K = layout.kv_heads, N = layout.head_dim;
@@ -112,14 +128,10 @@ void store_kv_rows(const KvLayout& layout, int64_t layer, std::span<uint8_t* con
         const X* const k_head = k.const_data_ptr<X>() + head * k.stride(1);
         const X* const v_head = v.const_data_ptr<X>() + head * v.stride(1);
         for (int64_t t = 0; t < T; ++t) {
-          const int64_t position = begin + t, at = position % kPagePositions;
-          uint8_t* page = pages[static_cast<size_t>(position / kPagePositions)];
-          store_row(k_head + t * k.stride(0), N, layout,
-                    page + layout.keys_at(layer, head) + at * layout.row_bytes(),
-                    page + layout.key_scales_at(layer, head) + 4 * at);
-          store_row(v_head + t * v.stride(0), N, layout,
-                    page + layout.values_at(layer, head) + at * layout.row_bytes(),
-                    page + layout.value_scales_at(layer, head) + 4 * at);
+          const int64_t position = begin + t;
+          store_kv_row(layout, layer, head, pages[static_cast<size_t>(position / kPagePositions)],
+                       position % kPagePositions, k_head + t * k.stride(0),
+                       v_head + t * v.stride(0));
         }
       }
     });

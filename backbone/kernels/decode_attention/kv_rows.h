@@ -19,6 +19,12 @@ KvType kv_type_of(at::ScalarType dtype);
 void store_kv_rows(const KvLayout& layout, int64_t layer, std::span<uint8_t* const> pages,
                    int64_t begin, const at::Tensor& k_TKN, const at::Tensor& v_TKN);
 
+/// The same for one position of one head, k_N and v_N [N] each; T: float, BFloat16 or Half, that of
+/// the layout unless it is kInt8.
+template <typename T>
+void store_kv_row(const KvLayout& layout, int64_t layer, int64_t head, uint8_t* page, int64_t at,
+                  const T* k_N, const T* v_N);
+
 /// All positions below `length` of one layer -> [L, K, N] each, contiguous, in `dtype`.
 std::pair<at::Tensor, at::Tensor> load_kv_rows(const KvLayout& layout, int64_t layer,
                                                std::span<const uint8_t* const> pages,

@@ -1,5 +1,5 @@
 // packed_linear.cpp — see packed_linear.h: inputs made ready, blocks of all operands shared out
-// among the threads in one go, sums rounded and biased tile by tile.
+// among the threads in one go (packed_product.h).
 #include "backbone/kernels/packed_linear/packed_linear.h"
 
 #include <array>
@@ -10,8 +10,7 @@
 
 #include "backbone/kernels/checks.h"
 #include "backbone/kernels/packed_linear/packed_kernels.h"
-#include "backbone/kernels/packed_linear/quantize_inputs.h"
-#include "backbone/kernels/simd.h"
+#include "backbone/kernels/packed_linear/packed_product.h"
 #include "core/error.h"
 
 namespace euromodal {
@@ -36,64 +35,6 @@ PackedKernels packed_kernels(CpuIsa isa) {
 
 namespace {
 
-/// Where the sums of one operand go.
-template <typename T>
-struct PackedTarget {
-  T* y;
-  const T* bias;
-  int64_t outputs;
-};
-
-template <typename T>
-[[gnu::always_inline]] inline void store_rows(const PackedTarget<T>& to, const float* tile,
-                                              int64_t row, int64_t rows, int64_t output,
-                                              int64_t columns) {
-  const int64_t count = std::min(columns, to.outputs - output);
-  for (int64_t r = 0; r < rows; ++r) {
-    T* y = to.y + (row + r) * to.outputs + output;
-    const float* sums = tile + r * columns;
-    if (to.bias == nullptr) {
-#pragma omp simd
-      for (int64_t o = 0; o < count; ++o) put_rounded(y, o, sums[o]);
-    } else {
-#pragma omp simd
-      for (int64_t o = 0; o < count; ++o)
-        put_rounded(y, o, sums[o] + static_cast<float>(to.bias[output + o]));
-    }
-  }
-}
-
-EM_CPU_CLONES void store_tile(const PackedTarget<float>& to, const float* tile, int64_t row,
-                              int64_t rows, int64_t output, int64_t columns) {
-  store_rows(to, tile, row, rows, output, columns);
-}
-EM_CPU_CLONES void store_tile(const PackedTarget<c10::BFloat16>& to, const float* tile, int64_t row,
-                              int64_t rows, int64_t output, int64_t columns) {
-  store_rows(to, tile, row, rows, output, columns);
-}
-EM_CPU_CLONES void store_tile(const PackedTarget<c10::Half>& to, const float* tile, int64_t row,
-                              int64_t rows, int64_t output, int64_t columns) {
-  store_rows(to, tile, row, rows, output, columns);
-}
-
-/// One operand's share of the work: `args` without the range of blocks.
-struct PackedJob {
-  PackedKernel kernel;
-  PackedKernelArgs args;
-  int64_t blocks, first;  // first: among the blocks of all operands
-};
-
-/// What the operands read, kept alive while they do.
-struct PackedInputs {
-  at::Tensor rows;  // bf16 or f32, padded to pairs
-  QuantizedInputs codes;
-  int64_t group = 0;
-};
-
-at::Tensor padded_pairs(const at::Tensor& x_TI) {
-  return x_TI.size(1) % 2 == 0 ? x_TI : at::constant_pad_nd(x_TI, {0, 1});
-}
-
 void check_operand(const at::Tensor& x_TI, const PackedOperand& operand) {
   const PackedWeight& w = *operand.weight;
   check(w.defined() && w.inputs == x_TI.size(1),
@@ -111,96 +52,42 @@ void check_operand(const at::Tensor& x_TI, const PackedOperand& operand) {
   }
 }
 
-void set_inputs(const at::Tensor& x_TI, const PackedWeight& weight, bool widened,
-                PackedInputs& inputs, PackedKernelArgs& args) {
-  if (weight.form.form == WeightForm::kBf16) {
-    check(x_TI.scalar_type() == at::kBFloat16, "packed_linear: bf16 weights take bf16 rows, got {}",
-          c10::toString(x_TI.scalar_type()));
-    if (!inputs.rows.defined()) {
-      inputs.rows = padded_pairs(x_TI);
-      if (widened) inputs.rows = inputs.rows.to(at::kFloat);
-    }
-    args.x = static_cast<const uint8_t*>(inputs.rows.const_data_ptr());
-    args.x_bytes = inputs.rows.size(1) * static_cast<int64_t>(inputs.rows.element_size());
-    return;
-  }
-  if (inputs.group != weight.form.group) {
-    check(inputs.group == 0,
-          "packed_linear: operands of one pass have groups of {} and {}; pack them alike",
-          inputs.group, weight.form.group);
-    inputs.group = weight.form.group;
-    inputs.codes = quantize_inputs(x_TI, args.layout.groups, inputs.group);
-  }
-  args.x = reinterpret_cast<const uint8_t*>(inputs.codes.codes_TI.const_data_ptr<int8_t>());
-  args.x_bytes = inputs.codes.codes_TI.size(1);
-  args.x_scale_MG = inputs.codes.scale_TG.const_data_ptr<float>();
-  args.x_sum_MG = inputs.codes.sum_TG.const_data_ptr<int32_t>();
-}
+/// Pieces of inputs that are worth a thread.
+constexpr int64_t kPiecesGrain = 256;
 
-/// Blocks that a thread takes at a time: four shares a thread, in fours (the streams of one row).
-int64_t packed_share(int64_t blocks, int64_t threads) {
-  constexpr int64_t kStreams = 4, kShares = 4;
-  if (threads == 1) return blocks;
-  const int64_t parts = threads * kShares * kStreams;
-  return std::max<int64_t>((blocks + parts - 1) / parts, 1) * kStreams;
-}
-
-template <typename T>
+template <typename E>
 std::vector<at::Tensor> run_packed(const at::Tensor& x_TI, std::span<const PackedOperand> operands,
                                    const PackedKernels& kernels) {
-  const int64_t M = x_TI.size(0);
+  using Product = PackedProduct<E>;
+  const int64_t T = x_TI.size(0);
   std::vector<at::Tensor> out;
-  std::vector<PackedTarget<T>> targets;
-  std::vector<PackedJob> jobs;
-  PackedInputs inputs;
-  targets.reserve(operands.size());
-  int64_t blocks = 0;
+  std::vector<typename Product::Output> outputs;
   for (const PackedOperand& operand : operands) {
     check_operand(x_TI, operand);
-    const PackedWeight& w = *operand.weight;
-    out.push_back(at::empty({M, w.outputs}, x_TI.options()));
-    targets.push_back(
-        {out.back().template mutable_data_ptr<T>(),
-         operand.bias_O.defined() ? operand.bias_O.template const_data_ptr<T>() : nullptr,
-         w.outputs});
-    PackedJob job{};
-    job.kernel = w.form.form == WeightForm::kBf16   ? kernels.bf16
-                 : w.form.form == WeightForm::kInt8 ? kernels.int8
-                                                    : kernels.int4;
-    job.args.layout = w.layout();
-    job.args.group = w.form.group;
-    job.args.asymmetric = w.form.asymmetric;
-    job.args.weight = w.blocks.const_data_ptr<uint8_t>();
-    job.args.M = M;
-    set_inputs(x_TI, w, kernels.widened, inputs, job.args);
-    job.args.to = &targets.back();
-    job.args.store = [](void* to, const float* tile, int64_t row, int64_t rows, int64_t output,
-                        int64_t columns) {
-      store_tile(*static_cast<const PackedTarget<T>*>(to), tile, row, rows, output, columns);
-    };
-    job.first = blocks;
-    job.blocks = w.blocks.size(0);
-    blocks += job.blocks;
-    jobs.push_back(job);
+    const PackedForm& form = operand.weight->form;
+    const PackedForm& first = operands[0].weight->form;
+    check((form.form == WeightForm::kBf16) == (first.form == WeightForm::kBf16) &&
+              (form.form == WeightForm::kBf16 || form.group == first.group),
+          "packed_linear: {} and {} in one pass; pack them alike", packed_form_name(first),
+          packed_form_name(form));
+    out.push_back(at::empty({T, operand.weight->outputs}, x_TI.options()));
+    outputs.push_back(
+        {operand.weight,
+         operand.bias_O.defined() ? operand.bias_O.template const_data_ptr<E>() : nullptr,
+         out.back().template mutable_data_ptr<E>()});
   }
-  if (M == 0) return out;
-  // Halves of the work rarely end together: who is through takes the next share.
+  if (operands.empty()) return out;
+  PackedInputs<E> inputs(x_TI.const_data_ptr<E>(), T, *operands[0].weight, kernels.widened);
+  const at::Tensor memory = at::empty({inputs.bytes()}, at::kByte);
+  inputs.use(memory.mutable_data_ptr<uint8_t>());
+  const Product product(inputs.rows(), T, outputs, kernels);
+  if (T == 0) return out;
+  if (inputs.bytes() > 0)
+    at::parallel_for(0, T * inputs.row_pieces(), kPiecesGrain,
+                     [&](int64_t begin, int64_t end) { inputs.prepare(begin, end); });
   const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
-  const int64_t share = packed_share(blocks, threads);
   std::atomic<int64_t> next = 0;
-  at::parallel_for(0, std::min(threads, (blocks + share - 1) / share), 1, [&](int64_t, int64_t) {
-    for (;;) {
-      const int64_t begin = next.fetch_add(share, std::memory_order_relaxed);
-      if (begin >= blocks) return;
-      const int64_t end = std::min(begin + share, blocks);
-      for (const PackedJob& job : jobs) {
-        PackedKernelArgs args = job.args;
-        args.begin = std::max<int64_t>(begin - job.first, 0);
-        args.end = std::min(end - job.first, job.blocks);
-        if (args.begin < args.end) job.kernel(args);
-      }
-    }
-  });
+  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) { product.work(next, threads); });
   return out;
 }
 

@@ -5,25 +5,11 @@
 #include <cmath>
 #include <limits>
 
-#include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-
 #include "backbone/kernels/simd.h"
 
 namespace euromodal {
 
 namespace {
-
-constexpr int64_t kInputRowsGrain = 16;
-
-template <typename T>
-struct InputRows {
-  const T* x;
-  int64_t inputs, groups, group;
-  int8_t* codes;
-  float* scale;
-  int32_t* sum;
-};
 
 /// `count` inputs, the last group of a row may be short.
 template <typename T>
@@ -58,48 +44,20 @@ template <typename T>
 }
 
 template <typename T>
-[[gnu::always_inline]] inline void quantize_row(const InputRows<T>& a, int64_t t) {
-  for (int64_t g = 0; g < a.groups; ++g) {
-    const int64_t begin = g * a.group, count = std::min(a.group, a.inputs - begin);
-    int8_t* codes = a.codes + (t * a.groups + g) * a.group;
-    quantize_group(a.x + t * a.inputs + begin, count, codes, a.scale[t * a.groups + g],
-                   a.sum[t * a.groups + g]);
+[[gnu::always_inline]] inline void quantize_groups(const InputGroups<T>& a) {
+  for (int64_t g = a.begin; g < a.end; ++g) {
+    const int64_t from = g % a.groups * a.group, count = std::min(a.group, a.inputs - from);
+    int8_t* codes = a.codes_TI + g * a.group;
+    quantize_group(a.x_TI + g / a.groups * a.inputs + from, count, codes, a.scale_TG[g],
+                   a.sum_TG[g]);
     std::fill(codes + count, codes + a.group, int8_t{0});
   }
 }
 
-EM_CPU_CLONES void quantize_rows(const InputRows<float>& a, int64_t begin, int64_t end) {
-  for (int64_t t = begin; t < end; ++t) quantize_row(a, t);
-}
-EM_CPU_CLONES void quantize_rows(const InputRows<c10::BFloat16>& a, int64_t begin, int64_t end) {
-  for (int64_t t = begin; t < end; ++t) quantize_row(a, t);
-}
-EM_CPU_CLONES void quantize_rows(const InputRows<c10::Half>& a, int64_t begin, int64_t end) {
-  for (int64_t t = begin; t < end; ++t) quantize_row(a, t);
-}
-EM_CPU_CLONES void quantize_rows(const InputRows<double>& a, int64_t begin, int64_t end) {
-  for (int64_t t = begin; t < end; ++t) quantize_row(a, t);
-}
-
 }  // namespace
 
-QuantizedInputs quantize_inputs(const at::Tensor& x_TI, int64_t groups, int64_t group) {
-  const int64_t T = x_TI.size(0);
-  QuantizedInputs out{at::empty({T, groups * group}, at::kChar), at::empty({T, groups}, at::kFloat),
-                      at::empty({T, groups}, at::kInt)};
-  for_float_dtype(x_TI.scalar_type(), "quantize_inputs", [&](auto zero) {
-    using E = decltype(zero);
-    const InputRows<E> rows{x_TI.const_data_ptr<E>(),
-                            x_TI.size(1),
-                            groups,
-                            group,
-                            out.codes_TI.mutable_data_ptr<int8_t>(),
-                            out.scale_TG.mutable_data_ptr<float>(),
-                            out.sum_TG.mutable_data_ptr<int32_t>()};
-    at::parallel_for(0, T, kInputRowsGrain,
-                     [&](int64_t begin, int64_t end) { quantize_rows(rows, begin, end); });
-  });
-  return out;
-}
+EM_CPU_CLONES void quantize_inputs(const InputGroups<float>& a) { quantize_groups(a); }
+EM_CPU_CLONES void quantize_inputs(const InputGroups<c10::BFloat16>& a) { quantize_groups(a); }
+EM_CPU_CLONES void quantize_inputs(const InputGroups<c10::Half>& a) { quantize_groups(a); }
 
 }  // namespace euromodal

@@ -2,19 +2,25 @@
 // in -127..127. T rows, I inputs padded to G groups.
 #pragma once
 #include <cstdint>
-#include <vector>
 
-#include <ATen/core/Tensor.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
 
 namespace euromodal {
 
-struct QuantizedInputs {
-  at::Tensor codes_TI;  // i8 [T, G · group]; zeros behind the last input
-  at::Tensor scale_TG;  // f32; NaN where an input is not finite
-  at::Tensor sum_TG;    // i32: sums of codes
+template <typename T>
+struct InputGroups {
+  const T* x_TI;  // contiguous
+  int64_t inputs, groups, group;
+  int8_t* codes_TI;    // [T, G · group]; zeros behind the last input
+  float* scale_TG;     // NaN where an input is not finite
+  int32_t* sum_TG;     // sums of codes
+  int64_t begin, end;  // groups of all rows, row by row
 };
 
-/// x_TI [T, I] of a floating dtype, contiguous. scale = largest size / 127, code = nearest.
-QuantizedInputs quantize_inputs(const at::Tensor& x_TI, int64_t groups, int64_t group);
+/// scale = largest size / 127, code = nearest.
+void quantize_inputs(const InputGroups<float>& groups);
+void quantize_inputs(const InputGroups<c10::BFloat16>& groups);
+void quantize_inputs(const InputGroups<c10::Half>& groups);
 
 }  // namespace euromodal

@@ -1,6 +1,5 @@
-// rope.cpp — checks, row loops and autograd of the rotation. With halves a, b of a head:
-//   y_a = a cos - b sin, y_b = b cos + a sin; the gradient is the rotation by the negative angle.
-// Products are rounded to the dtype before they are added, as transformers' tensors are.
+// rope.cpp — checks and autograd of the rotation (its loops: rope_rows.cpp); the gradient is the
+// rotation by the negative angle.
 #include "backbone/kernels/rope/rope.h"
 
 #include <ATen/ATen.h>
@@ -10,6 +9,7 @@
 #include "backbone/kernels/checks.h"
 #include "backbone/kernels/cuda_ops.h"
 #include "backbone/kernels/rope/mrope.h"
+#include "backbone/kernels/rope/rope_rows.h"
 #include "backbone/kernels/simd.h"
 
 namespace euromodal {
@@ -21,53 +21,13 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kRopeRowsGrain = 32;
 
-template <typename T>
-struct RopeArgs {
-  const T* x;
-  int64_t row, head;  // strides of x; a head is contiguous
-  T* y;               // [T, heads, N] contiguous
-  const float *cos, *sin;
-  const int64_t* positions;
-  int64_t begin, end, heads, width;
-  bool inverse;
-};
-
-template <typename T>
-[[gnu::always_inline]] inline void rope_rows(const RopeArgs<T>& a) {
-  using A = Acc<T>;
-  const int64_t half = a.width / 2;
-  const float sign = a.inverse ? -1.0F : 1.0F;
-  for (int64_t t = a.begin; t < a.end; ++t) {
-    const float* cos = a.cos + a.positions[t] * a.width;
-    const float* sin = a.sin + a.positions[t] * a.width;
-    for (int64_t h = 0; h < a.heads; ++h) {
-      const T* x = a.x + t * a.row + h * a.head;
-      T* y = a.y + (t * a.heads + h) * a.width;
-#pragma omp simd
-      for (int64_t n = 0; n < half; ++n) {
-        // the table rounded to x's dtype; both halves of a table row are alike
-        const A c = rounded_to<T>(cos[n]);
-        const A s = rounded_to<T>(sign * sin[n]);
-        const A first = static_cast<A>(x[n]), second = static_cast<A>(x[half + n]);
-        put_rounded(y, n, rounded_to<T>(first * c) - rounded_to<T>(second * s));
-        put_rounded(y, half + n, rounded_to<T>(second * c) + rounded_to<T>(first * s));
-      }
-    }
-  }
-}
-
-EM_CPU_CLONES void rope_run(const RopeArgs<float>& a) { rope_rows(a); }
-EM_CPU_CLONES void rope_run(const RopeArgs<c10::BFloat16>& a) { rope_rows(a); }
-void rope_run(const RopeArgs<c10::Half>& a) { rope_rows(a); }
-void rope_run(const RopeArgs<double>& a) { rope_rows(a); }
-
 at::Tensor rope_rotate(const at::Tensor& x_in, const RopeTable& table,
                        const at::Tensor& positions_T, bool inverse) {
   const at::Tensor x_THN = x_in.stride(2) == 1 ? x_in : x_in.contiguous();
   at::Tensor y_THN = at::empty(x_THN.sizes(), x_THN.options());
   for_float_dtype(x_THN.scalar_type(), "rope", [&](auto zero) {
     using T = decltype(zero);
-    const RopeArgs<T> all{x_THN.const_data_ptr<T>(),
+    const RopeRows<T> all{x_THN.const_data_ptr<T>(),
                           x_THN.stride(0),
                           x_THN.stride(1),
                           y_THN.mutable_data_ptr<T>(),
@@ -80,10 +40,10 @@ at::Tensor rope_rotate(const at::Tensor& x_in, const RopeTable& table,
                           x_THN.size(2),
                           inverse};
     at::parallel_for(0, x_THN.size(0), kRopeRowsGrain, [&](int64_t begin, int64_t end) {
-      RopeArgs<T> part = all;
+      RopeRows<T> part = all;
       part.begin = begin;
       part.end = end;
-      rope_run(part);
+      rope_rows(part);
     });
   });
   return y_THN;

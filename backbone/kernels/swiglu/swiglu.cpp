@@ -10,6 +10,7 @@
 #include "backbone/kernels/checks.h"
 #include "backbone/kernels/cuda_ops.h"
 #include "backbone/kernels/simd.h"
+#include "backbone/kernels/swiglu/swiglu_rows.h"
 
 namespace euromodal {
 
@@ -21,14 +22,14 @@ using torch::autograd::variable_list;
 constexpr int64_t kSwigluGrain = 16384;
 
 template <typename T>
-struct SwigluArgs {
-  const T *gate, *up, *dy;  // dy: null in the forward pass
-  T *y, *dgate, *dup;
+struct SwigluGrads {
+  const T *gate, *up, *dy;
+  T *dgate, *dup;
   int64_t begin, end;
 };
 
 template <typename T>
-[[gnu::always_inline]] inline void swiglu_forward_range(const SwigluArgs<T>& a) {
+[[gnu::always_inline]] inline void swiglu_forward_range(const SwigluRows<T>& a) {
   using A = Acc<T>;
 #pragma omp simd
   for (int64_t i = a.begin; i < a.end; ++i) {
@@ -39,7 +40,7 @@ template <typename T>
 }
 
 template <typename T>
-[[gnu::always_inline]] inline void swiglu_backward_range(const SwigluArgs<T>& a) {
+[[gnu::always_inline]] inline void swiglu_backward_range(const SwigluGrads<T>& a) {
   using A = Acc<T>;
 #pragma omp simd
   for (int64_t i = a.begin; i < a.end; ++i) {
@@ -50,18 +51,12 @@ template <typename T>
   }
 }
 
-EM_CPU_CLONES void swiglu_run_forward(const SwigluArgs<float>& a) { swiglu_forward_range(a); }
-EM_CPU_CLONES void swiglu_run_forward(const SwigluArgs<c10::BFloat16>& a) {
-  swiglu_forward_range(a);
-}
-void swiglu_run_forward(const SwigluArgs<c10::Half>& a) { swiglu_forward_range(a); }
-void swiglu_run_forward(const SwigluArgs<double>& a) { swiglu_forward_range(a); }
-EM_CPU_CLONES void swiglu_run_backward(const SwigluArgs<float>& a) { swiglu_backward_range(a); }
-EM_CPU_CLONES void swiglu_run_backward(const SwigluArgs<c10::BFloat16>& a) {
+EM_CPU_CLONES void swiglu_run_backward(const SwigluGrads<float>& a) { swiglu_backward_range(a); }
+EM_CPU_CLONES void swiglu_run_backward(const SwigluGrads<c10::BFloat16>& a) {
   swiglu_backward_range(a);
 }
-void swiglu_run_backward(const SwigluArgs<c10::Half>& a) { swiglu_backward_range(a); }
-void swiglu_run_backward(const SwigluArgs<double>& a) { swiglu_backward_range(a); }
+void swiglu_run_backward(const SwigluGrads<c10::Half>& a) { swiglu_backward_range(a); }
+void swiglu_run_backward(const SwigluGrads<double>& a) { swiglu_backward_range(a); }
 
 at::Tensor swiglu_forward(const at::Tensor& gate_TF, const at::Tensor& up_TF) {
   const at::Tensor gate = gate_TF.contiguous(), up = up_TF.contiguous();
@@ -69,8 +64,8 @@ at::Tensor swiglu_forward(const at::Tensor& gate_TF, const at::Tensor& up_TF) {
   for_float_dtype(gate.scalar_type(), "swiglu", [&](auto zero) {
     using T = decltype(zero);
     at::parallel_for(0, gate.numel(), kSwigluGrain, [&](int64_t begin, int64_t end) {
-      swiglu_run_forward(SwigluArgs<T>{gate.const_data_ptr<T>(), up.const_data_ptr<T>(), nullptr,
-                                       y_TF.mutable_data_ptr<T>(), nullptr, nullptr, begin, end});
+      swiglu_rows(SwigluRows<T>{gate.const_data_ptr<T>(), up.const_data_ptr<T>(),
+                                y_TF.mutable_data_ptr<T>(), begin, end});
     });
   });
   return y_TF;
@@ -91,9 +86,9 @@ struct SwigluFunction final : torch::autograd::Function<SwigluFunction> {
     for_float_dtype(gate.scalar_type(), "swiglu", [&](auto zero) {
       using T = decltype(zero);
       at::parallel_for(0, gate.numel(), kSwigluGrain, [&](int64_t begin, int64_t end) {
-        swiglu_run_backward(SwigluArgs<T>{
-            gate.const_data_ptr<T>(), up.const_data_ptr<T>(), dy.const_data_ptr<T>(), nullptr,
-            dgate.mutable_data_ptr<T>(), dup.mutable_data_ptr<T>(), begin, end});
+        swiglu_run_backward(SwigluGrads<T>{gate.const_data_ptr<T>(), up.const_data_ptr<T>(),
+                                           dy.const_data_ptr<T>(), dgate.mutable_data_ptr<T>(),
+                                           dup.mutable_data_ptr<T>(), begin, end});
       });
     });
     return {dgate, dup};
@@ -139,6 +134,11 @@ struct SwigluFusedCudaFunction final : torch::autograd::Function<SwigluFusedCuda
 };
 
 }  // namespace
+
+EM_CPU_CLONES void swiglu_rows(const SwigluRows<float>& a) { swiglu_forward_range(a); }
+EM_CPU_CLONES void swiglu_rows(const SwigluRows<c10::BFloat16>& a) { swiglu_forward_range(a); }
+void swiglu_rows(const SwigluRows<c10::Half>& a) { swiglu_forward_range(a); }
+void swiglu_rows(const SwigluRows<double>& a) { swiglu_forward_range(a); }
 
 at::Tensor swiglu(const at::Tensor& gate_TF, const at::Tensor& up_TF) {
   check_shape(gate_TF, {-1, -1}, "swiglu", "gate_TF");
