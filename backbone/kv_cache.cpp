@@ -97,6 +97,10 @@ void KvCache::append(int64_t index, const at::Tensor& k_TKN, const at::Tensor& v
   lengths_[layer] = end;
 }
 
+void KvCache::advance(int64_t rows) {
+  for (int64_t& layer : lengths_) layer += rows;
+}
+
 std::pair<at::Tensor, at::Tensor> KvCache::layer(int64_t index) const {
   const int64_t positions = length(index);
   if (paged_)

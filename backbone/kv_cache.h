@@ -27,6 +27,11 @@ class KvCache {
 
   /// Appends k_TKN, v_TKN [T, K, N] to a layer.
   void append(int64_t layer, const at::Tensor& k_TKN, const at::Tensor& v_TKN);
+  /// For whoever writes rows of all layers by himself (paged): makes the pages of the next `rows`
+  /// positions this cache's own, hands one out, and takes the rows as written.
+  void reserve(int64_t rows) { make_room(length(), length() + rows); }
+  uint8_t* own_page(int64_t page) { return held_.at(static_cast<size_t>(page)).get(); }
+  void advance(int64_t rows);
   /// All L positions of a layer, contiguous [L, K, N] each: on the CPU a copy, elsewhere a view.
   std::pair<at::Tensor, at::Tensor> layer(int64_t layer) const;
   int64_t length() const { return lengths_.empty() ? 0 : lengths_.back(); }  // of the last layer

