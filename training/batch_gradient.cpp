@@ -12,13 +12,15 @@ namespace euromodal {
 BatchGradient::BatchGradient(Objective& objective, FlatBuffer& buffer, Collectives& world,
                              const BatchGradientOptions& options)
     : objective_(objective),
+      buffer_(buffer),
       world_(world),
       options_(options),
       sync_(buffer, world, options.overlap) {}
 
+at::Tensor BatchGradient::zero() const { return at::zeros({}, buffer_.device().dtype(at::kFloat)); }
+
 BatchSums BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics, bool last) {
-  double count = 0.0;
-  float loss_sum = 0.0F;
+  BatchSums out{.loss_sum = zero()};
   for (size_t i = 0; i < part.batches.size(); ++i) {
     const Batch& batch = part.batches[i];
     metrics.add("flops", objective_.flops(batch), 0.0);
@@ -32,16 +34,21 @@ BatchSums BatchGradient::run_part(const PartBatches& part, RunMetrics& metrics, 
       const TimeScope scope("backward");
       sync_.backward(sums.loss_sum, last && i + 1 == part.batches.size());
     }
-    if (sums.loss_sum.is_cuda()) {
-      const at::Tensor value = sums.loss_sum.detach();
-      device_loss_ = device_loss_.defined() ? device_loss_ + value : value;
-    } else {
-      loss_sum += sums.loss_sum.item<float>();
-    }
-    count += sums.count;
+    out.loss_sum = out.loss_sum + sums.loss_sum.detach();
+    out.count += sums.count;
     metrics.add(sums.metrics);
   }
-  return {.loss_sum = loss_sum, .count = count};
+  return out;
+}
+
+void BatchGradient::sum_over_ranks(const at::Tensor& loss_sum) {
+  DeviceCollectives* device = buffer_.options().device;
+  if (device != nullptr) {
+    device->all_reduce_sum(loss_sum.mutable_data_ptr(), 1, DeviceType::kF32, DeviceGroup::kWorld);
+    device->join();
+  } else if (!buffer_.on_cuda()) {
+    world_.all_reduce_sum(loss_sum.mutable_data_ptr<float>(), 1);
+  }
 }
 
 BatchSums BatchGradient::run(const std::vector<PartBatches>& parts, RunMetrics& metrics,
@@ -53,9 +60,8 @@ BatchSums BatchGradient::run(const std::vector<PartBatches>& parts, RunMetrics& 
     if (!options_.deterministic) break;  // all parts of a rank are one round
   }
   sync_.begin(contributors);
-  device_loss_.reset();
   std::vector<double> figures(1 + votes.size(), 0.0);
-  std::vector<float> losses;
+  std::vector<at::Tensor> losses;
   for (size_t i = 0; i < parts.size(); ++i) {
     const int64_t expected = static_cast<int64_t>(i) * world + world_.rank();
     check(parts[i].part == expected && expected < options_.parts,
@@ -67,25 +73,23 @@ BatchSums BatchGradient::run(const std::vector<PartBatches>& parts, RunMetrics& 
       const TimeScope scope("communication");
       sync_.end_round();
     }
-    losses.push_back(static_cast<float>(sums.loss_sum));
+    losses.push_back(sums.loss_sum);
     figures[0] += sums.count;
   }
   const TimeScope scope("communication");
   sync_.finish();
-  float loss_sum = 0.0F;
-  if (options_.deterministic) {
+  at::Tensor loss_sum = zero();
+  if (options_.deterministic) {  // on the CPU alone
     std::vector<const float*> addends;
     std::vector<int64_t> ids;
     for (size_t i = 0; i < parts.size(); ++i) {
-      addends.push_back(&losses[i]);
+      addends.push_back(losses[i].const_data_ptr<float>());
       ids.push_back(parts[i].part);
     }
-    world_.ordered_sum(addends, ids, 1, &loss_sum);
+    world_.ordered_sum(addends, ids, 1, loss_sum.mutable_data_ptr<float>());
   } else {
-    for (const float loss : losses) loss_sum += loss;
-    // One of the two waits of a step on a GPU; the other is for the norm.
-    if (device_loss_.defined()) loss_sum += device_loss_.item<float>();
-    world_.all_reduce_sum(&loss_sum, 1);
+    for (const at::Tensor& loss : losses) loss_sum = loss_sum + loss;
+    sum_over_ranks(loss_sum);
   }
   std::copy(votes.begin(), votes.end(), figures.begin() + 1);
   world_.all_reduce_sum(figures.data(), static_cast<int64_t>(figures.size()));

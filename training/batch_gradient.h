@@ -16,8 +16,8 @@ namespace euromodal {
 
 /// Of the whole global batch, the same on every rank.
 struct BatchSums {
-  double loss_sum = 0.0;
-  double count = 0.0;  // targets (tokens, samples)
+  at::Tensor loss_sum;  // f32 scalar where the parameters lie; nothing has waited for it
+  double count = 0.0;   // targets (tokens, samples)
 };
 
 struct BatchGradientOptions {
@@ -42,12 +42,15 @@ class BatchGradient {
  private:
   /// One part; adds its gradient and returns its loss and number of targets. `last`: of the round.
   BatchSums run_part(const PartBatches& part, RunMetrics& metrics, bool last);
+  at::Tensor zero() const;
+  /// Over ranks, on the device where the parameters lie on GPUs.
+  void sum_over_ranks(const at::Tensor& loss_sum);
 
   Objective& objective_;
+  FlatBuffer& buffer_;
   Collectives& world_;
   BatchGradientOptions options_;
   GradientSync sync_;
-  at::Tensor device_loss_;  // sum of this step's losses so far, where they lie on a GPU
 };
 
 }  // namespace euromodal

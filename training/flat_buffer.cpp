@@ -101,11 +101,18 @@ std::vector<OwnedTensor> FlatBuffer::master() const {
 }
 
 void FlatBuffer::publish(Collectives& world) {
-  at::NoGradGuard no_grad;
+  for (const FlatBucket& bucket : buckets_) round(bucket);
+  share(world);
+}
+
+void FlatBuffer::round(const FlatBucket& bucket) {
+  const at::NoGradGuard no_grad;
+  if (bucket.dtype != at::kFloat) bucket.own_values().copy_(bucket.master);
+}
+
+void FlatBuffer::share(Collectives& world) {
   std::vector<std::unique_ptr<Pending>> pending;
-  for (FlatBucket& bucket : buckets_) {
-    if (bucket.dtype != at::kFloat)
-      bucket.values.narrow(0, bucket.begin, bucket.end - bucket.begin).copy_(bucket.master);
+  for (const FlatBucket& bucket : buckets_) {
     if (!bucket.sharded) continue;
     Slices bytes;
     for (const int64_t offset : bucket.slices)

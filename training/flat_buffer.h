@@ -41,6 +41,7 @@ struct FlatBucket {
   at::Tensor values{};         // [count], of `dtype`
   at::Tensor master{};         // [end - begin] f32; a view of `values` where they are f32
   at::Tensor gradient{};       // [end - begin] f32, summed over all ranks; set by GradientSync
+  at::Tensor own_values() const { return values.narrow(0, begin, end - begin); }
 };
 
 /// A further handle on a parameter (same name and shape) whose gradient is summed apart and added
@@ -92,9 +93,13 @@ class FlatBuffer {
   /// The master values by parameter name.
   std::vector<OwnedTensor> master() const;
 
-  /// After an update: values take the rounded master values, and every rank gets the slices of the
-  /// others (on GPUs, the caller's stream does; the host does not wait).
+  /// After an update: round() of every bucket, then share().
   void publish(Collectives& world);
+  /// This rank's values take the rounded master values.
+  static void round(const FlatBucket& bucket);
+  /// Every rank gets the slices of the others (on GPUs, the caller's stream does; the host does not
+  /// wait).
+  void share(Collectives& world);
 
   /// Rank 0: the whole tensor in its shape, gathered from the ranks that own it; else undefined.
   /// Every rank calls it; rank 0 needs memory for this one tensor.

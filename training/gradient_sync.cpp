@@ -17,6 +17,7 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include "backbone/kernels/cuda_ops.h"
+#include "backbone/kernels/to_device.h"
 #include "core/error.h"
 #include "core/log.h"
 #include "training/bucket_plan.h"
@@ -47,8 +48,7 @@ double sync_square_sum(const float* g, int64_t count) {
 
 // Sum of squares of each, f64, where they lie.
 at::Tensor sync_squares(const std::vector<at::Tensor>& gradients) {
-  if (gradients.front().is_cuda())
-    return cuda_ops().gradient_norm(gradients, /*scale=*/1.0, /*clip_norm=*/0.0).square_B;
+  if (gradients.front().is_cuda()) return cuda_ops().square_sums(gradients);
   std::vector<at::Tensor> out;
   for (const at::Tensor& gradient : gradients)
     out.push_back(at::linalg_vector_norm(gradient, 2, std::nullopt, false, at::kDouble).square());
@@ -354,31 +354,36 @@ void GradientSync::finish() {
   order_learned_ = true;
 }
 
-// Each rank its slices, as below: each tensor's squares, then one transfer.
+// Each rank its slices, as below; the sum over ranks on the device too. B gradients, G groups.
 GradientNorms GradientSync::device_norms() {
   const at::NoGradGuard no_grad;
   std::vector<at::Tensor> own;  // this rank's part of each bucket
-  std::vector<size_t> group_of;
-  GradientNorms out;
+  std::vector<int64_t> group_of;
+  int64_t groups = 0;
   for (const FlatBucket& bucket : buffer_->buckets()) {
-    const auto group = static_cast<size_t>(bucket.group);
-    out.groups.resize(std::max(out.groups.size(), group + 1), 0.0);
+    groups = std::max(groups, bucket.group + 1);
     const int64_t begin = bucket.slices[world_->rank()],
                   count = bucket.slices[world_->rank() + 1] - begin;
     if (count == 0) continue;
     own.push_back(bucket.gradient.narrow(0, begin - bucket.begin, count));
-    group_of.push_back(group);
+    group_of.push_back(bucket.group);
   }
+  at::Tensor square_G = at::zeros({groups}, buffer_->device().dtype(at::kDouble));
   if (!own.empty()) {
-    const at::Tensor all = sync_squares(own).cpu();  // the one wait for the device
-    for (size_t b = 0; b < own.size(); ++b)
-      out.groups[group_of[b]] += all.const_data_ptr<double>()[b];
+    if (!of_group_GB_.defined())  // the same in every step
+      of_group_GB_ = to_device(at::tensor(group_of, at::kLong)
+                                   .unsqueeze(0)
+                                   .eq(at::arange(groups, at::kLong).unsqueeze(1)),
+                               buffer_->device().device());
+    const at::Tensor square_B = sync_squares(own);
+    square_G = at::where(of_group_GB_, square_B, at::zeros_like(square_B)).sum(1);
   }
-  world_->all_reduce_sum(out.groups.data(), static_cast<int64_t>(out.groups.size()));
-  for (const double group : out.groups) out.total += group;
-  out.total = std::sqrt(out.total);
-  for (double& group : out.groups) group = std::sqrt(group);
-  return out;
+  if (device_ != nullptr) {
+    device_->all_reduce_sum(square_G.mutable_data_ptr(), groups, DeviceType::kF64,
+                            DeviceGroup::kWorld);
+    device_->join();
+  }
+  return {.total = square_G.sum().sqrt(), .groups_G = square_G.sqrt()};
 }
 
 GradientNorms GradientSync::norms() {
@@ -406,19 +411,20 @@ GradientNorms GradientSync::norms() {
   }
   // Each block has one rank that knows it, and zeros from the others: the sum is exact.
   world_->all_reduce_sum(sums.data(), blocks_);
-  GradientNorms out;
+  double total = 0.0;
+  std::vector<double> groups;
   for (size_t s = 0; s < buffer_->slots().size(); ++s) {
-    const FlatSlot& slot = buffer_->slots()[s];
-    out.groups.resize(std::max(out.groups.size(), static_cast<size_t>(slot.group) + 1), 0.0);
+    const auto group = static_cast<size_t>(buffer_->slots()[s].group);
+    groups.resize(std::max(groups.size(), group + 1), 0.0);
     const int64_t end = s + 1 < first_block_.size() ? first_block_[s + 1] : blocks_;
     for (int64_t b = first_block_[s]; b < end; ++b) {
-      out.total += sums[static_cast<size_t>(b)];
-      out.groups[static_cast<size_t>(slot.group)] += sums[static_cast<size_t>(b)];
+      total += sums[static_cast<size_t>(b)];
+      groups[group] += sums[static_cast<size_t>(b)];
     }
   }
-  out.total = std::sqrt(out.total);
-  for (double& group : out.groups) group = std::sqrt(group);
-  return out;
+  for (double& group : groups) group = std::sqrt(group);
+  return {.total = at::full({}, std::sqrt(total), at::kDouble),
+          .groups_G = at::tensor(groups, at::kDouble)};
 }
 
 }  // namespace euromodal

@@ -41,10 +41,11 @@ struct Node;
 
 namespace euromodal {
 
-/// Root of the sum of squares, in f64 by blocks of fixed size.
+/// Root of the sum of squares, f64, where the gradients lie; on the CPU summed by blocks of fixed
+/// size.
 struct GradientNorms {
-  double total = 0.0;
-  std::vector<double> groups;  // by optimiser group
+  at::Tensor total;     // scalar
+  at::Tensor groups_G;  // by optimiser group
 };
 
 class GradientSync {
@@ -68,7 +69,8 @@ class GradientSync {
   void end_round();
   /// Afterwards the buckets' gradients are the sums over all ranks and rounds.
   void finish();
-  /// Of the summed gradient, the same on every rank; after finish(), every rank calls it.
+  /// Of the summed gradient, the same on every rank; after finish(), every rank calls it. The host
+  /// does not wait for a device.
   GradientNorms norms();
 
   /// fp32 numbers of gradients that are held now, and the most since the last begin().
@@ -124,6 +126,7 @@ class GradientSync {
   std::unordered_map<const torch::autograd::Node*, size_t> handle_of_;
   std::vector<int64_t> first_block_;  // of each slot, in the row of the norm's blocks
   int64_t blocks_ = 0;
+  at::Tensor of_group_GB_;  // bool, on the device: which of this rank's gradients are a group's
 
   std::vector<int64_t> order_;  // lanes
   int64_t fired_ = 0;           // gradients in this step

@@ -33,14 +33,20 @@ void adamw_range(const AdamWStep& s, float* __restrict__ p, const float* __restr
   }
 }
 
+/// On a device: x = next, unless `use` says that nothing may change.
+void take_where_applied(const at::Tensor& x, const at::Tensor& next, const GradientUse& use) {
+  x.copy_(use.apply.defined() ? at::where(use.apply.to(at::kBool), next, x) : next);
+}
+
 /// m += (1 - beta) (g - m); -> g + beta (m - g), Nesterov's look ahead. g scaled first.
-at::Tensor momentum_update(const at::Tensor& gradient, const at::Tensor& momentum, float scale,
-                           float beta) {
+at::Tensor momentum_update(const at::Tensor& gradient, const at::Tensor& momentum,
+                           const GradientUse& use, float beta) {
   if (gradient.is_cuda()) {
-    const at::Tensor scaled = gradient * scale;
-    momentum.lerp_(scaled, 1.0 - beta);
-    return at::lerp(scaled, momentum, beta);
+    const at::Tensor scaled = gradient * use.factor, next = at::lerp(momentum, scaled, 1.0 - beta);
+    take_where_applied(momentum, next, use);
+    return at::lerp(scaled, next, beta);
   }
+  const float scale = *use.factor.const_data_ptr<float>();
   const at::Tensor update = at::empty_like(gradient);
   const float* g = gradient.const_data_ptr<float>();
   float* m = momentum.mutable_data_ptr<float>();
@@ -72,8 +78,18 @@ Optimizer::Optimizer(FlatBuffer& buffer, std::vector<GroupOptions> groups, bool 
 
 void Optimizer::step(const std::vector<double>& lr_factors, double gradient_scale,
                      Collectives& world) {
+  step(lr_factors,
+       GradientUse{.factor = at::full({1}, gradient_scale, buffer_->device().dtype(at::kFloat))},
+       world);
+}
+
+void Optimizer::step(const std::vector<double>& lr_factors, const GradientUse& use,
+                     Collectives& world) {
   at::NoGradGuard no_grad;
   ++steps_;
+  // The CPU's flag can be read; a GPU's is looked at by the kernels.
+  if (!buffer_->on_cuda() && use.apply.defined() && *use.apply.const_data_ptr<int32_t>() == 0)
+    return;
   for (size_t b = 0; b < buffer_->buckets().size(); ++b) {
     const FlatBucket& bucket = buffer_->buckets()[b];
     const GroupOptions& group = groups_[static_cast<size_t>(bucket.group)];
@@ -81,39 +97,42 @@ void Optimizer::step(const std::vector<double>& lr_factors, double gradient_scal
     check(bucket.gradient.defined() && bucket.gradient.numel() == bucket.end - bucket.begin,
           "an update without the summed gradient");
     if (group.type == GroupOptions::Type::kMuon) {
-      step_muon(group, b, lr, gradient_scale);
+      step_muon(group, b, lr, use);
     } else {
-      step_adamw(group, b, lr, gradient_scale);
+      step_adamw(group, b, lr, use);
     }
   }
-  buffer_->publish(world);
+  buffer_->share(world);
 }
 
-void Optimizer::step_adamw(const GroupOptions& options, size_t index, double lr, double scale) {
+void Optimizer::step_adamw(const GroupOptions& options, size_t index, double lr,
+                           const GradientUse& use) {
   const auto t = static_cast<double>(steps_);
-  const AdamWStep s{static_cast<float>(scale),
+  const FlatBucket& bucket = buffer_->buckets()[index];
+  const bool on_cuda = buffer_->on_cuda();
+  const AdamWStep s{on_cuda ? 1.0F : *use.factor.const_data_ptr<float>(),
                     static_cast<float>(options.beta1),
                     static_cast<float>(options.beta2),
                     static_cast<float>(1.0 - lr * options.weight_decay),
                     static_cast<float>(lr / (1.0 - std::pow(options.beta1, t))),
                     static_cast<float>(std::sqrt(1.0 - std::pow(options.beta2, t))),
                     static_cast<float>(options.eps)};
-  const FlatBucket& bucket = buffer_->buckets()[index];
-  if (buffer_->on_cuda()) {
-    cuda_ops().adamw_update({.master = bucket.master,
-                             .gradient = bucket.gradient,
-                             .exp_avg = first_[index],
-                             .exp_avg_sq = second_[index],
-                             .values = {},  // publish() rounds
-                             .clip = {},
-                             .apply = {},
-                             .scale = s.scale,
-                             .beta1 = s.beta1,
-                             .beta2 = s.beta2,
-                             .decay = s.decay,
-                             .step_size = s.step_size,
-                             .root_correction = s.root_correction,
-                             .eps = s.eps});
+  if (on_cuda) {  // rounds the values too
+    cuda_ops().adamw_update(
+        {.master = bucket.master,
+         .gradient = bucket.gradient,
+         .exp_avg = first_[index],
+         .exp_avg_sq = second_[index],
+         .values = bucket.dtype == at::kFloat ? at::Tensor() : bucket.own_values(),
+         .clip = use.factor,
+         .apply = use.apply,
+         .scale = s.scale,
+         .beta1 = s.beta1,
+         .beta2 = s.beta2,
+         .decay = s.decay,
+         .step_size = s.step_size,
+         .root_correction = s.root_correction,
+         .eps = s.eps});
     return;
   }
   float* p = bucket.master.mutable_data_ptr<float>();
@@ -123,14 +142,15 @@ void Optimizer::step_adamw(const GroupOptions& options, size_t index, double lr,
   at::parallel_for(0, bucket.end - bucket.begin, kGrain, [&](int64_t begin, int64_t end) {
     adamw_range(s, p + begin, g + begin, m + begin, v + begin, end - begin);
   });
+  FlatBuffer::round(bucket);
 }
 
-void Optimizer::step_muon(const GroupOptions& options, size_t index, double lr, double scale) {
+void Optimizer::step_muon(const GroupOptions& options, size_t index, double lr,
+                          const GradientUse& use) {
   const FlatBucket& bucket = buffer_->buckets()[index];
   const int64_t count = bucket.end - bucket.begin;
-  const auto gradient_scale = static_cast<float>(scale);
   const auto beta = static_cast<float>(options.momentum);
-  const at::Tensor update = momentum_update(bucket.gradient, first_[index], gradient_scale, beta);
+  const at::Tensor update = momentum_update(bucket.gradient, first_[index], use, beta);
   // Own matrices lie one after the other; those of one shape are taken together.
   const auto& slots = buffer_->slots();
   for (size_t s = 0; s < bucket.slots.size();) {
@@ -151,8 +171,8 @@ void Optimizer::step_muon(const GroupOptions& options, size_t index, double lr, 
   const auto decay = static_cast<float>(1.0 - lr * options.weight_decay);
   const auto rate = static_cast<float>(lr);
   if (buffer_->on_cuda()) {
-    bucket.master.mul_(decay).sub_(update, rate);
-    return;
+    take_where_applied(bucket.master, bucket.master.mul(decay).sub_(update, rate), use);
+    return FlatBuffer::round(bucket);
   }
   float* p = bucket.master.mutable_data_ptr<float>();
   const float* u = update.const_data_ptr<float>();
@@ -160,6 +180,7 @@ void Optimizer::step_muon(const GroupOptions& options, size_t index, double lr, 
 #pragma omp simd
     for (int64_t i = begin; i < end; ++i) p[i] = p[i] * decay - rate * u[i];
   });
+  FlatBuffer::round(bucket);
 }
 
 std::vector<OwnedTensor> Optimizer::state() const {

@@ -14,14 +14,25 @@
 
 namespace euromodal {
 
+/// How an update takes the summed gradient: numbers where the parameters lie, so that the host need
+/// not know them.
+struct GradientUse {
+  at::Tensor factor;   // f32 [1]: the gradient is multiplied with it
+  at::Tensor apply{};  // i32 [1]: where it is 0 nothing changes; undefined: 1
+};
+
 class Optimizer {
  public:
   /// `one_by_one`: deterministic mode (see orthogonalise_).
   Optimizer(FlatBuffer& buffer, std::vector<GroupOptions> groups, bool one_by_one);
 
-  /// One update from the buckets' gradients times `gradient_scale`, group i at lr ·
-  /// `lr_factors[i]`. The parameters are up to date on every rank afterwards.
+  /// One update from the buckets' gradients, group i at lr · `lr_factors[i]`. The parameters are up
+  /// to date on every rank afterwards. Counts as an update until skipped() says that it was none.
+  void step(const std::vector<double>& lr_factors, const GradientUse& use, Collectives& world);
+  /// Of the gradients times a number that the host knows.
   void step(const std::vector<double>& lr_factors, double gradient_scale, Collectives& world);
+  /// The last step() found 0 in `apply`. Before the next one.
+  void skipped() { --steps_; }
 
   int64_t steps() const { return steps_; }
   const std::vector<GroupOptions>& groups() const { return groups_; }
@@ -34,8 +45,8 @@ class Optimizer {
   int64_t held() const;
 
  private:
-  void step_adamw(const GroupOptions& options, size_t bucket, double lr, double scale);
-  void step_muon(const GroupOptions& options, size_t bucket, double lr, double scale);
+  void step_adamw(const GroupOptions& options, size_t bucket, double lr, const GradientUse& use);
+  void step_muon(const GroupOptions& options, size_t bucket, double lr, const GradientUse& use);
 
   FlatBuffer* buffer_;
   std::vector<GroupOptions> groups_;

@@ -22,12 +22,8 @@ void RunMetrics::add(const std::string& name, double sum, double count) {
 
 void RunMetrics::add(std::vector<Metric> metrics) {
   for (Metric& metric : metrics) {
-    if (metric.sum.is_cuda()) {
-      metric.sum = metric.sum.detach();
-      waiting_.push_back(std::move(metric));
-    } else {
-      add(metric.name, metric.sum.item<double>(), metric.count);
-    }
+    metric.sum = metric.sum.detach();
+    waiting_.push_back(std::move(metric));
   }
 }
 

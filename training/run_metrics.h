@@ -14,7 +14,7 @@ namespace euromodal {
 class RunMetrics {
  public:
   void add(const std::string& name, double sum, double count);
-  /// Sums that lie on a GPU are fetched when a sum is asked for, not before.
+  /// Fetched from where they lie when a sum is asked for, not before.
   void add(std::vector<Metric> metrics);
   /// Sum and count of this rank so far; zeros for a name that was not added.
   std::pair<double, double> sum(const std::string& name);
@@ -23,7 +23,7 @@ class RunMetrics {
 
  private:
   void fetch();
-  std::vector<Metric> waiting_;  // on a GPU
+  std::vector<Metric> waiting_;
   std::map<std::string, std::pair<double, double>> sums_;
 };
 

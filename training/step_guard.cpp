@@ -1,10 +1,6 @@
 // step_guard.cpp — see step_guard.h.
 #include "training/step_guard.h"
 
-#include <algorithm>
-#include <cmath>
-#include <vector>
-
 #include "core/error.h"
 #include "core/log.h"
 #include "training/config_count.h"
@@ -12,15 +8,11 @@
 namespace euromodal {
 namespace {
 
-double guard_median(std::vector<double> values) {  // not empty
-  const auto middle = values.begin() + static_cast<int64_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
-void guard_remember(std::deque<double>& values, double value, int64_t window) {
-  values.push_back(value);
-  while (static_cast<int64_t>(values.size()) > window) values.pop_front();
+/// The last `window` of them stay.
+template <typename T>
+void guard_trim(std::vector<T>& values, int64_t window) {
+  const auto count = static_cast<int64_t>(values.size());
+  if (count > window) values.erase(values.begin(), values.end() - window);
 }
 
 }  // namespace
@@ -43,57 +35,48 @@ GuardOptions GuardOptions::parse(const Config& config) {
 StepGuard::StepGuard(const GuardOptions& options, std::string checkpoints, bool speaks)
     : options_(options), checkpoints_(std::move(checkpoints)), speaks_(speaks) {}
 
-bool StepGuard::stands_out(const std::deque<double>& before, double value, double* bound) const {
-  if (options_.spike_window == 0 || static_cast<int64_t>(before.size()) < options_.spike_window)
-    return false;
-  const double median = guard_median({before.begin(), before.end()});
-  std::vector<double> deviations;
-  for (const double x : before) deviations.push_back(std::abs(x - median));
-  *bound = median + options_.spike_factor * std::max(1.4826 * guard_median(std::move(deviations)),
-                                                     0.01 * std::abs(median));
-  return value > *bound;
+void StepGuard::learn(int64_t step, double loss, const StepFigures& figures) {
+  std::erase_if(spike_steps_, [&](int64_t s) { return s <= step - options_.spike_window; });
+  const double norm = figures.norm;
+  switch (figures.verdict) {
+    case StepVerdict::kNoTargets:
+      reason_ = "every sample of the batch is bad";
+      return;
+    case StepVerdict::kNotFinite:
+      ++bad_steps_;
+      reason_ = fmt::format("loss {} and gradient norm {} are not both finite ({} of at most {})",
+                            loss, norm, bad_steps_, options_.max_bad_steps);
+      return;
+    case StepVerdict::kSpike: {
+      ++spikes_;
+      spike_steps_.push_back(step);
+      const bool norm_out = norm > figures.norm_bound;
+      reason_ =
+          fmt::format("{} {:.4g} is a spike, the last {} steps allow {:.4g} ({} of at most {})",
+                      norm_out ? "gradient norm" : "loss", norm_out ? norm : loss,
+                      options_.spike_window, norm_out ? figures.norm_bound : figures.loss_bound,
+                      spike_steps_.size(), options_.spike_max);
+      return;
+    }
+    case StepVerdict::kApply:
+      break;
+  }
+  losses_.push_back(loss);
+  norms_.push_back(norm);
+  guard_trim(losses_, options_.spike_window);
+  guard_trim(norms_, options_.spike_window);
 }
 
-StepGuard::Verdict StepGuard::judge(int64_t step, double loss, double norm, double count) {
-  while (!spike_steps_.empty() && spike_steps_.front() <= step - options_.spike_window)
-    spike_steps_.pop_front();
-  if (count == 0.0) {
-    reason_ = "every sample of the batch is bad";
-    return Verdict::kNoTargets;
-  }
-  if (!std::isfinite(loss) || !std::isfinite(norm)) {
-    ++bad_steps_;
-    reason_ = fmt::format("loss {} and gradient norm {} are not both finite ({} of at most {})",
-                          loss, norm, bad_steps_, options_.max_bad_steps);
-    return Verdict::kNotFinite;
-  }
-  double bound = 0.0;
-  const bool norm_out = stands_out(norms_, norm, &bound);
-  if (norm_out || stands_out(losses_, loss, &bound)) {
-    ++spikes_;
-    spike_steps_.push_back(step);
-    reason_ = fmt::format("{} {:.4g} is a spike, the last {} steps allow {:.4g} ({} of at most {})",
-                          norm_out ? "gradient norm" : "loss", norm_out ? norm : loss,
-                          options_.spike_window, bound, spike_steps_.size(), options_.spike_max);
-    return Verdict::kSpike;
-  }
-  if (options_.spike_window > 0) {
-    guard_remember(losses_, loss, options_.spike_window);
-    guard_remember(norms_, norm, options_.spike_window);
-  }
-  return Verdict::kApply;
-}
-
-void StepGuard::skipped(int64_t step, Verdict verdict, const std::string& samples) const {
+void StepGuard::skipped(int64_t step, StepVerdict verdict, const std::string& samples) const {
   if (speaks_) log_warn("step={} skipped: {}; samples: {}", step, reason_, samples);
-  check(verdict != Verdict::kNotFinite || bad_steps_ <= options_.max_bad_steps,
+  check(verdict != StepVerdict::kNotFinite || bad_steps_ <= options_.max_bad_steps,
         "step {}: {} steps had a loss or gradient that is not finite, more than max_bad_steps {}; "
         "last checkpoint: {}",
         step, bad_steps_, options_.max_bad_steps, checkpoints_);
-  check(
-      verdict != Verdict::kSpike || static_cast<int64_t>(spike_steps_.size()) <= options_.spike_max,
-      "step {}: {} of the last {} steps were spikes, more than spike.max {}; last checkpoint: {}",
-      step, spike_steps_.size(), options_.spike_window, options_.spike_max, checkpoints_);
+  check(verdict != StepVerdict::kSpike ||
+            static_cast<int64_t>(spike_steps_.size()) <= options_.spike_max,
+        "step {}: {} of the last {} steps were spikes, more than spike.max {}; last checkpoint: {}",
+        step, spike_steps_.size(), options_.spike_window, options_.spike_max, checkpoints_);
 }
 
 void StepGuard::check_start(double loss, std::optional<double> text_loss, double chance) const {
@@ -130,7 +113,7 @@ void StepGuard::load_state(const JsonView& state) {
       check<CheckpointError>(value.is_number(), "{}: {}: expected numbers", state.what(), key);
       values.push_back(value.get<typename std::decay_t<decltype(values)>::value_type>());
     }
-    while (static_cast<int64_t>(values.size()) > options_.spike_window) values.pop_front();
+    guard_trim(values, options_.spike_window);
   };
   read("losses", losses_);
   read("norms", norms_);

@@ -1,20 +1,17 @@
-// step_guard.h — whether a step's update is applied. Skipped: losses and gradients that are not
-// finite, and spikes, which stand out from the steps before. Decides from figures that are the same
-// on every rank, so every rank decides the same; its state is a part of the checkpoint, so a
-// resumed run decides the same too.
-//
-// A spike: the loss or the gradient norm x of a step, against the last `window` applied ones, is
-//   x > median + factor · max(1.4826 · median(|x_i - median|), 0.01 · |median|)
-// (1.4826 makes the median deviation of a normal distribution its standard deviation). The first
-// `window` steps are all applied.
+// step_guard.h — the host's book of the steps that were skipped: losses and gradients that are not
+// finite, and spikes, which stand out from the steps before. What is skipped was decided on the
+// device (step_verdict.h) from figures that are the same on every rank; here it is counted, told,
+// and the run ended when it was too much. The state is a part of the checkpoint, so that a resumed
+// run decides the same.
 #pragma once
 #include <cstdint>
-#include <deque>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "core/config.h"
 #include "core/json.h"
+#include "training/step_verdict.h"
 
 namespace euromodal {
 
@@ -33,11 +30,10 @@ class StepGuard {
   /// `checkpoints`: where the last good state lies, for messages. `speaks`: rank 0 logs.
   StepGuard(const GuardOptions& options, std::string checkpoints, bool speaks);
 
-  enum class Verdict { kApply, kNoTargets, kNotFinite, kSpike };
-  /// Mean loss and gradient norm of a step with `count` targets.
-  Verdict judge(int64_t step, double loss, double norm, double count);
+  /// What was decided of the next step, whose mean loss is `loss`.
+  void learn(int64_t step, double loss, const StepFigures& figures);
   /// Logs why a step was skipped, with the samples that were in it; Error when too many were.
-  void skipped(int64_t step, Verdict verdict, const std::string& samples) const;
+  void skipped(int64_t step, StepVerdict verdict, const std::string& samples) const;
 
   /// The first loss of a run, and that on samples of text alone, against `chance`, what a model
   /// that knows nothing has: a warning when it is near; CheckpointError when the text's is within
@@ -47,19 +43,20 @@ class StepGuard {
 
   int64_t bad_steps() const { return bad_steps_; }
   int64_t spikes() const { return spikes_; }  // in all
+  /// Of the last `window` applied steps, oldest first.
+  const std::vector<double>& losses() const { return losses_; }
+  const std::vector<double>& norms() const { return norms_; }
   Json state() const;
   void load_state(const JsonView& state);
 
  private:
-  bool stands_out(const std::deque<double>& before, double value, double* bound) const;
-
   GuardOptions options_;
   std::string checkpoints_;
   bool speaks_;
   int64_t bad_steps_ = 0, spikes_ = 0;
-  std::deque<double> losses_, norms_;  // of the last `window` applied steps
-  std::deque<int64_t> spike_steps_;    // among the last `window` steps
-  std::string reason_;                 // of the last verdict
+  std::vector<double> losses_, norms_;
+  std::vector<int64_t> spike_steps_;  // among the last `window` steps
+  std::string reason_;                // of the last verdict
 };
 
 }  // namespace euromodal

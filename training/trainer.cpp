@@ -11,7 +11,6 @@
 #include "core/log.h"
 #include "core/time_split.h"
 #include "training/answer_samples.h"
-#include "training/batch_gradient.h"
 #include "training/checkpointer.h"
 #include "training/dist/device_collectives.h"
 #include "training/flops.h"
@@ -21,10 +20,10 @@
 #include "training/run_folder.h"
 #include "training/run_log.h"
 #include "training/sharded_blocks.h"
-#include "training/step_guard.h"
 #include "training/stop_request.h"
 #include "training/straggler.h"
 #include "training/train_options.h"
+#include "training/train_step.h"
 #include "training/validation.h"
 #include "training/weight_average.h"
 
@@ -236,21 +235,6 @@ class Trainer {
     return best != 0;
   }
 
-  /// The samples of a step on all ranks, for the log.
-  std::string sample_ids(const std::vector<PartBatches>& parts) const {
-    std::string mine;
-    for (const PartBatches& part : parts) {
-      for (const Batch& batch : part.batches) {
-        for (const Example& example : batch.examples) mine += example.id + " ";
-      }
-    }
-    const std::vector<char> all = world_.all_gather(mine.data(), static_cast<int64_t>(mine.size()));
-    constexpr size_t kLongest = 4000;
-    std::string text(all.begin(),
-                     all.begin() + static_cast<int64_t>(std::min(all.size(), kLongest)));
-    return all.size() > kLongest ? text + "..." : text;
-  }
-
   /// The first step of a pretrained model: its loss on text alone, over all ranks.
   void check_start(double loss, RunLog& log) {
     const auto chance = objective_->chance_loss();
@@ -273,10 +257,6 @@ class Trainer {
               /*training=*/true);
         },
         first_step_);
-    BatchGradient gradient(*objective_, *buffer_, world_,
-                           {.deterministic = options_.deterministic,
-                            .overlap = options_.overlap,
-                            .parts = options_.loader.parts});
     const int64_t bytes = state_bytes(parts());
     RunLog log(world_, folder_.get(),
                {.first_step = first_step_,
@@ -285,6 +265,17 @@ class Trainer {
                 .time_split = options_.time_split,
                 .tensorboard = options_.tensorboard,
                 .shared_memory = options_.shard_frozen || world_.local_size() > 1});
+    TrainStep train_step(parts(), *objective_, world_,
+                         {.gradient = {.deterministic = options_.deterministic,
+                                       .overlap = options_.overlap,
+                                       .parts = options_.loader.parts},
+                          .guard = options_.guard,
+                          .clip_norm = options_.clip_norm},
+                         [&](const StepOutcome& known) {
+                           if (known.step == 0) check_start(known.loss(), log);
+                           if (known.figures.verdict == StepVerdict::kApply)
+                             log.applied(known.figures.loss_sum, known.count);
+                         });
     Straggler straggler(world_, options_.straggler);
     for (int64_t step = first_step_; step < options_.steps; ++step) {
       world_.set_phase(fmt::format("data {}", step), options_.deadlines.data);
@@ -298,27 +289,20 @@ class Trainer {
       straggler.data_here();
       world_.set_phase(fmt::format("step {}", step), options_.deadlines.step);
       // Requests of any rank are those of all, after the same step.
-      const BatchSums sums = gradient.run(batch, log.metrics(), votes.of);
-      const double mean = sums.count > 0.0 ? sums.loss_sum / sums.count : 0.0;
-      const double norm = sums.count > 0.0 ? gradient.norms().total / sums.count : 0.0;
-      if (step == 0) check_start(mean, log);
-      const StepGuard::Verdict verdict = guard_->judge(step, mean, norm, sums.count);
-      if (verdict == StepGuard::Verdict::kApply) {
-        const double clip =
-            options_.clip_norm > 0.0 && norm > options_.clip_norm ? options_.clip_norm / norm : 1.0;
-        const TimeScope scope("optimizer");
-        optimizer_->step(lr_factors(step), clip / sums.count, world_);
-        if (average_) average_->update(*buffer_);
-        log.applied(sums.loss_sum, sums.count);
-      } else {
-        guard_->skipped(step, verdict, sample_ids(batch));
-      }
-      straggler.step_ends();
+      train_step.run(step, batch, lr_factors(step), log.metrics(), votes.of);
       const int64_t done = step + 1;
-      const bool last = done == options_.steps || votes.leave(),
-                 row_due = done % options_.log_every == 0 || last;
+      const bool end = done == options_.steps, last = end || votes.leave(),
+                 row_due = last || done % options_.log_every == 0,
+                 validation_due = options_.validation_every > 0 &&
+                                  (end || done % options_.validation_every == 0),
+                 samples_due = samples_ && (end || samples_->due(done)),
+                 save_due =
+                     last || votes.save() ||
+                     (options_.checkpoint.every > 0 && done % options_.checkpoint.every == 0);
+      if (step == 0 || row_due || validation_due || samples_due || save_due) train_step.settle();
+      straggler.step_ends();
       log.step({.step = step,
-                .norm = norm,
+                .norm = train_step.last().figures.norm,
                 .data = loader.figures(),
                 .lr_factor = schedule_.factor(step),
                 .rates = rates(step),
@@ -328,22 +312,20 @@ class Trainer {
                row_due);
       Json figures = Json::object();
       bool best = false;
-      if (options_.validation_every > 0 &&
-          (done % options_.validation_every == 0 || done == options_.steps)) {
+      if (validation_due) {
         figures = validate(step);
         log.validation(step, figures);
         best = is_best(figures);
       }
-      if (samples_ && (samples_->due(done) || done == options_.steps)) {
+      if (samples_due) {
         world_.set_phase(fmt::format("samples {}", step), options_.deadlines.validation);
         const TimeScope scope("samples");
         const TimeSplit inside;  // its parts are none of the step's
         log.samples(samples_->run(step, *objective_));
       }
-      const bool due = options_.checkpoint.every > 0 && done % options_.checkpoint.every == 0;
-      if (due || best || last || votes.save()) checkpoint(done, figures, last);
+      if (save_due || best) checkpoint(done, figures, last);
       asked.honoured(votes);
-      if (votes.leave() && done < options_.steps) {
+      if (votes.leave() && !end) {
         if (world_.rank() == 0)
           log_warn("step={} stopped by {}; go on with --resume auto", step, votes.reason());
         return false;

@@ -18,14 +18,16 @@ WeightAverage::WeightAverage(const FlatBuffer& buffer, double decay)
     owned_.push_back(bucket.master.detach().clone());
 }
 
-void WeightAverage::update(const FlatBuffer& buffer) {
+void WeightAverage::update(const FlatBuffer& buffer, const at::Tensor& apply) {
   const float rate = rate_;
   const at::NoGradGuard no_grad;
+  if (buffer.on_cuda()) {
+    const at::Tensor rate_1 = apply.to(at::kFloat) * rate;
+    for (size_t b = 0; b < owned_.size(); ++b) owned_[b].lerp_(buffer.buckets()[b].master, rate_1);
+    return;
+  }
+  if (*apply.const_data_ptr<int32_t>() == 0) return;
   for (size_t b = 0; b < owned_.size(); ++b) {
-    if (owned_[b].is_cuda()) {
-      owned_[b].lerp_(buffer.buckets()[b].master, rate);
-      continue;
-    }
     const float* value = buffer.buckets()[b].master.const_data_ptr<float>();
     float* average = owned_[b].mutable_data_ptr<float>();
     at::parallel_for(0, owned_[b].numel(), kGrain, [&](int64_t begin, int64_t end) {

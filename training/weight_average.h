@@ -14,8 +14,9 @@ class WeightAverage {
  public:
   /// 0 < decay < 1.
   WeightAverage(const FlatBuffer& buffer, double decay);
-  /// After an update of `buffer`.
-  void update(const FlatBuffer& buffer);
+  /// After an update of `buffer` that `apply` (i32 [1] where it lies) allowed or not: 0 changes
+  /// nothing.
+  void update(const FlatBuffer& buffer, const at::Tensor& apply);
   /// The average by parameter name.
   std::vector<OwnedTensor> tensors(const FlatBuffer& buffer) const;
   /// The model's parameters and the average change places; the second call puts them back, bit for

@@ -1,4 +1,5 @@
-// adamw.cpp — AdamW over flat buffers and the norm of their gradients: tensors to launch arguments.
+// adamw.cpp — AdamW over flat buffers and the squares of their gradients: tensors to launch
+// arguments.
 #include <ATen/ATen.h>
 
 #include "backbone/cuda/launch_check.h"
@@ -37,39 +38,31 @@ void adamw_update(const AdamWUpdate& u) {
   check_launch(euromodal::adamw_update(args, c10::cuda::getCurrentCUDAStream()), "adamw_update");
 }
 
-GradientNorm gradient_norm(const std::vector<at::Tensor>& gradients, double scale,
-                           double clip_norm) {
-  TORCH_CHECK(!gradients.empty(), "gradient_norm: no gradient");
+at::Tensor square_sums(const std::vector<at::Tensor>& gradients) {
+  TORCH_CHECK(!gradients.empty(), "square_sums: no gradient");
   const c10::cuda::CUDAGuard guard(gradients.front().device());
-  const auto options = gradients.front().options().requires_grad(false);
+  const auto options = gradients.front().options().requires_grad(false).dtype(at::kDouble);
   const auto arrays = static_cast<int64_t>(gradients.size());
-  const at::Tensor partial_BP = at::empty({arrays, kSquareParts}, options.dtype(at::kDouble));
-  GradientNorm out{
-      at::empty({arrays}, options.dtype(at::kDouble)), at::empty({1}, options.dtype(at::kDouble)),
-      at::empty({1}, options.dtype(at::kFloat)), at::empty({1}, options.dtype(at::kInt))};
+  const at::Tensor partial_BP = at::empty({arrays, kSquareParts}, options),
+                   square_B = at::empty({arrays}, options);
   const auto stream = c10::cuda::getCurrentCUDAStream();
   auto* partial = partial_BP.mutable_data_ptr<double>();
   for (int64_t b = 0; b < arrays; ++b) {
     const at::Tensor& gradient = gradients[static_cast<size_t>(b)];
-    TORCH_CHECK(gradient.is_contiguous(), "gradient_norm: a gradient whose numbers lie apart");
-    check_launch(square_sums({.x = gradient.const_data_ptr(),
-                              .count = gradient.numel(),
-                              .partial = partial + b * kSquareParts,
-                              .type = kernel_dtype(gradient, "gradient_norm")},
-                             stream),
+    TORCH_CHECK(gradient.is_contiguous(), "square_sums: a gradient whose numbers lie apart");
+    check_launch(euromodal::square_sums({.x = gradient.const_data_ptr(),
+                                         .count = gradient.numel(),
+                                         .partial = partial + b * kSquareParts,
+                                         .type = kernel_dtype(gradient, "square_sums")},
+                                        stream),
                  "square_sums");
   }
-  check_launch(euromodal::gradient_norm({.partial_BP = partial,
-                                         .arrays = arrays,
-                                         .scale = scale,
-                                         .clip_norm = clip_norm,
-                                         .square_B = out.square_B.mutable_data_ptr<double>(),
-                                         .norm = out.norm.mutable_data_ptr<double>(),
-                                         .clip = out.clip.mutable_data_ptr<float>(),
-                                         .finite = out.finite.mutable_data_ptr<int32_t>()},
-                                        stream),
-               "gradient_norm");
-  return out;
+  check_launch(square_totals({.partial_BP = partial,
+                              .arrays = arrays,
+                              .square_B = square_B.mutable_data_ptr<double>()},
+                             stream),
+               "square_totals");
+  return square_B;
 }
 
 }  // namespace euromodal::cuda

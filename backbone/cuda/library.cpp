@@ -25,7 +25,7 @@ const euromodal::CudaOps* euromodal_cuda_ops() {
       .splice_forward = &cuda::splice_forward,
       .splice_backward = &cuda::splice_backward,
       .adamw_update = &cuda::adamw_update,
-      .gradient_norm = &cuda::gradient_norm,
+      .square_sums = &cuda::square_sums,
       .cross_entropy_rows = &cuda::cross_entropy_rows,
       .distillation_rows = &cuda::distillation_rows,
       .image_transform = &cuda::image_transform,

@@ -44,8 +44,7 @@ std::tuple<at::Tensor, at::Tensor> splice_backward(const at::Tensor& dy_TD,
 
 // adamw.cpp
 void adamw_update(const AdamWUpdate& update);
-GradientNorm gradient_norm(const std::vector<at::Tensor>& gradients, double scale,
-                           double clip_norm);
+at::Tensor square_sums(const std::vector<at::Tensor>& gradients);
 
 // cross_entropy.cpp
 void cross_entropy_rows(const CrossEntropyChunk& chunk);

@@ -56,16 +56,8 @@ struct LayerNormWanted {
 struct AdamWUpdate {
   at::Tensor master, gradient, exp_avg, exp_avg_sq;  // [n], f32 but for the gradient
   at::Tensor values;       // [n] f32, bf16 or f16, or undefined: takes the rounded master values
-  at::Tensor clip, apply;  // [1] f32 and i32 on the device, or undefined: 1
+  at::Tensor clip, apply;  // [1] f32 and i32 on the device, or undefined: 1; apply 0: no change
   float scale, beta1, beta2, decay, step_size, root_correction, eps;
-};
-
-/// On the device: nothing waits for it.
-struct GradientNorm {
-  at::Tensor square_B;  // f64, of each gradient, not scaled
-  at::Tensor norm;      // f64 [1], of all of them, scaled
-  at::Tensor clip;      // f32 [1]
-  at::Tensor finite;    // i32 [1]
 };
 
 /// One axis of a resize; see backbone/kernels/image_transform/image_transform_kernel.h.
@@ -131,10 +123,9 @@ struct CudaOps {
                                                         int64_t rows) = nullptr;
   /// The bits of the CPU's loop.
   void (*adamw_update)(const AdamWUpdate& update) = nullptr;
-  /// Of scale times the gradients ([n] each, at least one); clip_norm 0: no clipping. Sums in f64;
-  /// the same bits on every run.
-  GradientNorm (*gradient_norm)(const std::vector<at::Tensor>& gradients, double scale,
-                                double clip_norm) = nullptr;
+  /// Gradients ([n] each, at least one) -> the sum of squares of each, f64 [B] on the device; the
+  /// same bits on every run.
+  at::Tensor (*square_sums)(const std::vector<at::Tensor>& gradients) = nullptr;
   /// Formula in backbone/kernels/cross_entropy/cross_entropy.cpp; same bits on every run.
   void (*cross_entropy_rows)(const CrossEntropyChunk& chunk) = nullptr;
   /// Formula in backbone/kernels/distillation/distillation.cpp; same bits on every run.

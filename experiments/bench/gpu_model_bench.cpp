@@ -31,6 +31,7 @@
 #include "training/flat_buffer.h"
 #include "training/gradient_sync.h"
 #include "training/optimizer.h"
+#include "training/step_verdict.h"
 
 using namespace euromodal;
 
@@ -240,6 +241,7 @@ void train(Bench& b, const std::string& checkpointing) {
   Optimizer optimizer(buffer, {group}, /*one_by_one=*/false);
   const auto world = make_single();
   GradientSync sync(buffer, *world, /*overlap=*/false);
+  StepJudge judge({.clip_norm = 1.0}, b.device, {}, {});
   at::manual_seed(9);
   const at::Tensor features = at::randn({kRows, kWidth}, b.bf16());
   const at::Tensor ids =
@@ -262,8 +264,8 @@ void train(Bench& b, const std::string& checkpointing) {
     sync.begin({1});
     sync.backward(loss, true);
     sync.finish();
-    const double norm = sync.norms().total / kLabels;
-    optimizer.step({1.0}, (norm > 1.0 ? 1.0 / norm : 1.0) / kLabels, *world);
+    const StepDecision decision = judge.judge(loss.detach(), sync.norms().total, kLabels);
+    optimizer.step({1.0}, {.factor = decision.factor, .apply = decision.apply}, *world);
     losses.push_back(loss.item<double>() / kLabels);
   };
   const double took = b.seconds(4, step);

@@ -179,10 +179,11 @@ TEST(GradientSyncTest, NormsAreThoseOfTheWholeGradientForOddSizes) {
     const GradientNorms norms = sync.norms();
     const double expected = g.to(at::kDouble).norm().item<double>(),
                  other = h.to(at::kDouble).norm().item<double>();
-    ASSERT_EQ(norms.groups.size(), 2U);
-    EXPECT_NEAR(norms.groups[0], expected, 1e-9 * std::sqrt(static_cast<double>(n)) + 1e-9);
-    EXPECT_NEAR(norms.groups[1], other, 1e-9);
-    EXPECT_NEAR(norms.total, std::hypot(expected, other),
+    ASSERT_EQ(norms.groups_G.numel(), 2);
+    EXPECT_NEAR(norms.groups_G[0].item<double>(), expected,
+                1e-9 * std::sqrt(static_cast<double>(n)) + 1e-9);
+    EXPECT_NEAR(norms.groups_G[1].item<double>(), other, 1e-9);
+    EXPECT_NEAR(norms.total.item<double>(), std::hypot(expected, other),
                 1e-9 * std::sqrt(static_cast<double>(n)) + 1e-9);
   }
 }

@@ -66,6 +66,8 @@ class HostDeviceCollectives final : public DeviceCollectives {
     world_->set_phase(phase, deadline_s);
   }
   void all_reduce_sum(void* data, int64_t count, DeviceType type, DeviceGroup group) override {
+    if (type == DeviceType::kF64)
+      return of(group).all_reduce_sum(static_cast<double*>(data), count);
     check_floats(type);
     of(group).all_reduce_sum(static_cast<float*>(data), count);
   }
@@ -113,7 +115,7 @@ class HostDeviceCollectives final : public DeviceCollectives {
     return out;
   }
   static void check_floats(DeviceType type) {
-    check<DistError>(type == DeviceType::kF32, "the host adds f32 alone");
+    check<DistError>(type == DeviceType::kF32, "the host scatters sums of f32 alone");
   }
 
   Collectives* world_;

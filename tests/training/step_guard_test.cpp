@@ -1,9 +1,10 @@
 // step_guard_test.cpp — which steps are skipped, when skipping ends the run, and that a guard goes
-// on from its stored state as if nothing had happened.
+// on from its stored state as if nothing had happened. Decisions are those of StepJudge.
 #include "training/step_guard.h"
 
 #include <cmath>
 
+#include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -14,7 +15,45 @@
 namespace euromodal {
 namespace {
 
-using Verdict = StepGuard::Verdict;
+using Verdict = StepVerdict;
+
+/// What decides and what keeps the book, as a run has them.
+class Guarded {
+ public:
+  explicit Guarded(const GuardOptions& options, const std::string& checkpoints = "")
+      : guard_(options, checkpoints, false), options_(options) {}
+  void load_state(const JsonView& state) {
+    guard_.load_state(state);
+    judge_.reset();
+  }
+  Verdict judge(int64_t step, double loss, double norm, double count) {
+    StepFigures figures;
+    if (count > 0.0) {
+      if (!judge_)
+        judge_.emplace(StepJudge::Options{.spike_window = options_.spike_window,
+                                          .spike_factor = options_.spike_factor},
+                       at::kCPU, guard_.losses(), guard_.norms());
+      const at::Tensor figures_F = judge_
+                                       ->judge(at::full({}, loss * count, at::kFloat),
+                                               at::full({}, norm * count, at::kDouble), count)
+                                       .figures_F;
+      figures = StepFigures::read(
+          {figures_F.const_data_ptr<double>(), static_cast<size_t>(figures_F.numel())});
+    }
+    guard_.learn(step, count > 0.0 ? figures.loss_sum / count : 0.0, figures);
+    return figures.verdict;
+  }
+  void skipped(int64_t step, Verdict verdict, const std::string& samples) const {
+    guard_.skipped(step, verdict, samples);
+  }
+  int64_t spikes() const { return guard_.spikes(); }
+  Json state() const { return guard_.state(); }
+
+ private:
+  StepGuard guard_;
+  GuardOptions options_;
+  std::optional<StepJudge> judge_;
+};
 
 GuardOptions guard_options() {
   GuardOptions out;
@@ -32,7 +71,7 @@ std::pair<double, double> guard_quiet(int64_t step) {
 }
 
 TEST(StepGuardTest, SpikesOfLossAndNormAreSkippedOnceTheWindowIsFull) {
-  StepGuard guard(guard_options(), "checkpoints", false);
+  Guarded guard(guard_options(), "checkpoints");
   EXPECT_EQ(guard.judge(0, 50.0, 90.0, 8.0), Verdict::kApply);  // the window is not full yet
   for (int64_t step = 1; step < 40; ++step) {
     const auto [loss, norm] = guard_quiet(step);
@@ -46,7 +85,7 @@ TEST(StepGuardTest, SpikesOfLossAndNormAreSkippedOnceTheWindowIsFull) {
 }
 
 TEST(StepGuardTest, TooManySpikesInAWindowEndTheRun) {
-  StepGuard guard(guard_options(), "run/checkpoints", false);
+  Guarded guard(guard_options(), "run/checkpoints");
   int64_t step = 0;
   const auto quiet = [&](int64_t count) {
     for (const int64_t end = step + count; step < end; ++step) {
@@ -69,7 +108,7 @@ TEST(StepGuardTest, TooManySpikesInAWindowEndTheRun) {
 }
 
 TEST(StepGuardTest, WhatIsNotFiniteIsSkippedAndBounded) {
-  StepGuard guard(guard_options(), "run/checkpoints", false);
+  Guarded guard(guard_options(), "run/checkpoints");
   const double nan = std::nan(""), inf = INFINITY;
   EXPECT_EQ(guard.judge(0, nan, 1.0, 8.0), Verdict::kNotFinite);
   guard.skipped(0, Verdict::kNotFinite, "a");
@@ -86,9 +125,9 @@ TEST(StepGuardTest, StoredStateGoesOnTheSame) {
   GuardOptions options = guard_options();
   options.spike_factor = 0.7;  // so that many steps are spikes
   options.spike_max = 1000;
-  StepGuard whole(options, "", false);
+  Guarded whole(options);
   for (int64_t step = 0; step < 120; ++step) {
-    StepGuard again(options, "", false);
+    Guarded again(options);
     const Json stored = Json::parse(whole.state().dump());  // as it goes through the file
     again.load_state(JsonView(stored, "state.json: guard"));
     const auto [loss, norm] = guard_quiet(step);

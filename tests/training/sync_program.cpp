@@ -42,8 +42,7 @@ constexpr Variant kDeviceVariants[] = {{false, 0, 400, true},  {true, 0, 9000, t
 
 struct Gradient {  // on rank 0
   std::vector<at::Tensor> slots;
-  BatchSums sums;
-  double norm = 0.0;
+  double loss_sum = 0.0, count = 0.0, norm = 0.0;
   int64_t overlapped = 0;  // on all ranks together
 };
 
@@ -153,12 +152,14 @@ class SyncCase {
     RunMetrics metrics;
     for (int step = 0; step < 2; ++step) {  // the first learns the order of the buckets
       const std::vector<at::Tensor> before = std::move(out.slots);
-      out.sums = gradient.run(parts(world), metrics, {});
+      const BatchSums sums = gradient.run(parts(world), metrics, {});
+      out.loss_sum = sums.loss_sum.item<double>();
+      out.count = sums.count;
       out.slots = sync_gather(buffer, world);
       for (size_t i = 0; i < before.size(); ++i)
         check(sync_same_bits(before[i], out.slots[i]), "the same step gives other bits");
     }
-    out.norm = gradient.norms().total;
+    out.norm = gradient.norms().total.item<double>();
     double overlapped = static_cast<double>(gradient.sync().overlapped());
     world.all_reduce_sum(&overlapped, 1);
     out.overlapped = static_cast<int64_t>(overlapped);
@@ -198,10 +199,10 @@ void sync_compare(const SyncCase& test, const Gradient& got, const Gradient& exp
   for (size_t i = 0; i < got.slots.size(); ++i)
     check(sync_same_bits(got.slots[i], expected.slots[i]), "{}: the gradient of {} differs", what,
           test.slot_name(i));
-  check(got.sums.loss_sum == expected.sums.loss_sum && got.sums.count == expected.sums.count &&
-            got.norm == expected.norm,
-        "{}: loss {} and norm {} instead of {} and {}", what, got.sums.loss_sum, got.norm,
-        expected.sums.loss_sum, expected.norm);
+  check(
+      got.loss_sum == expected.loss_sum && got.count == expected.count && got.norm == expected.norm,
+      "{}: loss {} and norm {} instead of {} and {}", what, got.loss_sum, got.norm,
+      expected.loss_sum, expected.norm);
 }
 
 /// The same but for the order of sums.
@@ -210,11 +211,10 @@ void sync_compare_near(const SyncCase& test, const Gradient& got, const Gradient
   for (size_t i = 0; i < got.slots.size(); ++i)
     check(at::allclose(got.slots[i], expected.slots[i], 1e-3, 1e-5),
           "{}: the gradient of {} differs", what, test.slot_name(i));
-  check(got.sums.count == expected.sums.count &&
-            std::abs(got.sums.loss_sum - expected.sums.loss_sum) <=
-                1e-5 * std::abs(expected.sums.loss_sum),
-        "{}: loss {} over {} instead of {} over {}", what, got.sums.loss_sum, got.sums.count,
-        expected.sums.loss_sum, expected.sums.count);
+  check(got.count == expected.count &&
+            std::abs(got.loss_sum - expected.loss_sum) <= 1e-5 * std::abs(expected.loss_sum),
+        "{}: loss {} over {} instead of {} over {}", what, got.loss_sum, got.count,
+        expected.loss_sum, expected.count);
 }
 
 void sync_objectives(Collectives& world) {

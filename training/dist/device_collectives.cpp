@@ -12,7 +12,17 @@ DeviceCollectivesFactory& device_factory() {
 }  // namespace
 
 int64_t device_type_bytes(DeviceType type) {
-  return type == DeviceType::kF32 ? 4 : type == DeviceType::kBf16 ? 2 : 1;
+  switch (type) {
+    case DeviceType::kF32:
+      return 4;
+    case DeviceType::kBf16:
+      return 2;
+    case DeviceType::kU8:
+      return 1;
+    case DeviceType::kF64:
+      return 8;
+  }
+  throw DistError("unknown device type {}", static_cast<int>(type));
 }
 
 bool register_device_collectives(DeviceCollectivesFactory factory) {

@@ -19,7 +19,7 @@
 
 namespace euromodal {
 
-enum class DeviceType { kF32, kBf16, kU8 };
+enum class DeviceType { kF32, kBf16, kU8, kF64 };
 int64_t device_type_bytes(DeviceType type);  // of one number
 /// The ranks of a call: all, those of this node, or those with this rank's number on every node.
 enum class DeviceGroup { kWorld, kNode, kCross };

@@ -81,7 +81,7 @@ cudaError_t adamw_as(const AdamWArgs& a, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
-// ---- the norm ----
+// ---- sums of squares ----
 
 EM_DEVICE double block_sum_f64(double v, double* scratch) {
   for (int offset = 16; offset > 0; offset >>= 1) v += __shfl_xor_sync(0xffffffffU, v, offset);
@@ -132,25 +132,15 @@ cudaError_t square_sums_as(const SquareSumsArgs& a, cudaStream_t stream) {
   return cudaGetLastError();
 }
 
+// A block for every array.
 __global__ void __launch_bounds__(kUpdateThreads)
-    gradient_norm_kernel(const __grid_constant__ GradientNormArgs a) {
+    square_totals_kernel(const __grid_constant__ SquareTotalsArgs a) {
   __shared__ double scratch[kUpdateThreads / 32];
-  double total = 0.0;
-  for (int64_t b = 0; b < a.arrays; ++b) {
-    double sum = 0.0;
-    for (int64_t p = threadIdx.x; p < kSquareParts; p += kUpdateThreads)
-      sum += a.partial_BP[b * kSquareParts + p];
-    sum = block_sum_f64(sum, scratch);
-    if (threadIdx.x == 0 && a.square_B != nullptr) a.square_B[b] = sum;
-    total += sum;
-  }
-  if (threadIdx.x != 0) return;
-  const double norm = sqrt(total) * a.scale;
-  if (a.norm != nullptr) *a.norm = norm;
-  if (a.clip != nullptr)
-    *a.clip =
-        a.clip_norm > 0.0 && norm > a.clip_norm ? static_cast<float>(a.clip_norm / norm) : 1.0F;
-  if (a.finite != nullptr) *a.finite = norm < INFINITY ? 1 : 0;  // false for NaN
+  double sum = 0.0;
+  for (int64_t p = threadIdx.x; p < kSquareParts; p += kUpdateThreads)
+    sum += a.partial_BP[blockIdx.x * kSquareParts + p];
+  sum = block_sum_f64(sum, scratch);
+  if (threadIdx.x == 0) a.square_B[blockIdx.x] = sum;
 }
 
 }  // namespace
@@ -174,9 +164,10 @@ cudaError_t square_sums(const SquareSumsArgs& a, cudaStream_t stream) noexcept {
   });
 }
 
-cudaError_t gradient_norm(const GradientNormArgs& a, cudaStream_t stream) noexcept {
-  if (a.arrays < 0) return cudaErrorInvalidValue;
-  EM_LAUNCH(gradient_norm_kernel, 1, kUpdateThreads, 0, stream, a);
+cudaError_t square_totals(const SquareTotalsArgs& a, cudaStream_t stream) noexcept {
+  if (a.arrays < 0 || a.arrays > INT32_MAX) return cudaErrorInvalidValue;
+  if (a.arrays == 0) return cudaSuccess;
+  EM_LAUNCH(square_totals_kernel, static_cast<unsigned>(a.arrays), kUpdateThreads, 0, stream, a);
   return cudaGetLastError();
 }
 

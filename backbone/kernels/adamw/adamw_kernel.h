@@ -1,6 +1,7 @@
 // adamw_kernel.h — launchers of one AdamW update over a flat buffer (Loshchilov and Hutter 2019,
-// arXiv:1711.05101) and of the norm of a gradient, whose result stays on the device: a step needs
-// no wait. Raw pointers, stream last, no torch.
+// arXiv:1711.05101) and of the sums of squares for a gradient's norm. What the update is multiplied
+// with, and whether it happens, may lie on the device: a step needs no wait. Raw pointers, stream
+// last, no torch.
 #pragma once
 #include <cstdint>
 
@@ -45,18 +46,13 @@ struct SquareSumsArgs {
 /// First stage, once for each array: part b sums the squares of its share, in f64.
 cudaError_t square_sums(const SquareSumsArgs& args, cudaStream_t stream) noexcept;
 
-struct GradientNormArgs {
+struct SquareTotalsArgs {
   const double* partial_BP = nullptr;  // of B arrays, [B, kSquareParts]
   int64_t arrays = 0;                  // B
-  double scale = 1.0;                  // the gradient proper is this times the arrays
-  double clip_norm = 0.0;              // above 0: the largest norm
-  double* square_B = nullptr;          // sum of squares of each array, not scaled
-  double* norm = nullptr;              // of all of them, scaled
-  float* clip = nullptr;               // clip_norm / norm where that is below 1, else 1
-  int32_t* finite = nullptr;           // is the norm finite?
+  double* square_B = nullptr;          // sum of squares of each
 };
 
 /// Second stage. In a fixed order: the same bits on every run.
-cudaError_t gradient_norm(const GradientNormArgs& args, cudaStream_t stream) noexcept;
+cudaError_t square_totals(const SquareTotalsArgs& args, cudaStream_t stream) noexcept;
 
 }  // namespace euromodal

@@ -1,6 +1,6 @@
 // adamw_test.cpp — the AdamW kernel against the formula on the CPU, bit for bit: dtypes of gradient
 // and values, sizes around a block's share, unaligned memory, the clip factor and the flag in
-// device memory; the gradient norm against double, and what it does with what is not finite.
+// device memory; sums of squares against double, and what they do with what is not finite.
 #include <cmath>
 #include <limits>
 
@@ -138,20 +138,10 @@ TEST(AdamWKernelTest, NothingAndWhatItRefuses) {
   EXPECT_EQ(adamw_update(a, nullptr), cudaErrorInvalidValue);
 }
 
-struct Norm {
-  at::Tensor square_B;
-  double norm;
-  float clip;
-  int32_t finite;
-};
-
-Norm norm_of(const std::vector<at::Tensor>& arrays, double scale, double clip_norm, int64_t shift) {
+at::Tensor squares_of(const std::vector<at::Tensor>& arrays, int64_t shift) {
   const auto count = static_cast<int64_t>(arrays.size());
   const DeviceBuffer partial = DeviceBuffer::poisoned({count, kSquareParts}, at::kDouble),
-                     square = DeviceBuffer::poisoned({count}, at::kDouble),
-                     norm = DeviceBuffer::poisoned({1}, at::kDouble),
-                     clip = DeviceBuffer::poisoned({1}, at::kFloat),
-                     finite = DeviceBuffer::poisoned({1}, at::kInt);
+                     square = DeviceBuffer::poisoned({count}, at::kDouble);
   for (int64_t b = 0; b < count; ++b) {
     const at::Tensor& array = arrays[static_cast<size_t>(b)];
     const ShiftedBuffer x(array, shift);
@@ -163,50 +153,40 @@ Norm norm_of(const std::vector<at::Tensor>& arrays, double scale, double clip_no
               cudaSuccess);
     (void)x.tensor();  // waits: x is freed
   }
-  EXPECT_EQ(gradient_norm({partial.as<double>(), count, scale, clip_norm, square.as<double>(),
-                           norm.as<double>(), clip.as<float>(), finite.as<int32_t>()},
-                          nullptr),
+  EXPECT_EQ(square_totals({partial.as<double>(), count, square.as<double>()}, nullptr),
             cudaSuccess);
-  return {square.tensor(), norm.tensor().item<double>(), clip.tensor().item<float>(),
-          finite.tensor().item<int32_t>()};
+  return square.tensor();
 }
 
-TEST(GradientNormTest, MatchesDoubleAndClips) {
+TEST(SquareSumsTest, MatchDouble) {
   EM_NEEDS_GPU();
   for (const at::ScalarType type : kKernelTypes) {
     const std::vector<at::Tensor> arrays{at::randn({1}).to(type), at::randn({7}).to(type),
                                          at::randn({5003}).to(type), at::empty({0}, type)};
-    double total = 0.0;
     for (const int64_t shift : {0, 1}) {
-      const Norm got = norm_of(arrays, 0.5, 1.0, shift);
-      total = 0.0;
+      const at::Tensor got = squares_of(arrays, shift);
       for (size_t b = 0; b < arrays.size(); ++b) {
         const double want = arrays[b].to(at::kDouble).square().sum().item<double>();
-        EXPECT_NEAR(got.square_B[static_cast<int64_t>(b)].item<double>(), want, 1e-12 * (1 + want));
-        total += want;
+        EXPECT_NEAR(got[static_cast<int64_t>(b)].item<double>(), want, 1e-12 * (1 + want));
       }
-      EXPECT_NEAR(got.norm, 0.5 * std::sqrt(total), 1e-12 * total);
-      EXPECT_FLOAT_EQ(got.clip, static_cast<float>(1.0 / got.norm));
-      EXPECT_EQ(got.finite, 1);
-      EXPECT_EQ(norm_of(arrays, 0.5, 1.0, shift).norm, got.norm) << "twice the same bits";
+      EXPECT_TRUE(tensor_equal(squares_of(arrays, shift), got)) << "twice the same bits";
     }
-    EXPECT_EQ(norm_of(arrays, 0.5, 0.0, 0).clip, 1.0F) << "no clipping asked for";
-    EXPECT_EQ(norm_of(arrays, 0.5, 1e9, 0).clip, 1.0F) << "below the largest norm";
   }
 }
 
-TEST(GradientNormTest, SaysWhatIsNotFinite) {
+TEST(SquareSumsTest, WhatIsNotFiniteStaysSo) {
   EM_NEEDS_GPU();
-  const at::Tensor fine = at::ones({3000});
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     at::Tensor x = at::ones({3000});
     x[2999].fill_(bad);
-    EXPECT_EQ(norm_of({fine, x}, 1.0, 1.0, 0).finite, 0);
+    const at::Tensor got = squares_of({at::ones({3000}), x}, 0);
+    EXPECT_EQ(got[0].item<double>(), 3000.0);
+    EXPECT_FALSE(std::isfinite(got[1].item<double>()));
   }
-  const at::Tensor large = at::full({100}, 3e38F);
-  EXPECT_EQ(norm_of({large}, 1.0, 1.0, 0).finite, 1) << "squares are summed in double";
-  EXPECT_EQ(norm_of({}, 1.0, 1.0, 0).norm, 0.0);
+  EXPECT_TRUE(std::isfinite(squares_of({at::full({100}, 3e38F)}, 0).item<double>()))
+      << "squares are summed in double";
+  EXPECT_EQ(square_totals({}, nullptr), cudaSuccess);
 }
 
 }  // namespace

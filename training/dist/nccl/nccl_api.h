@@ -16,7 +16,7 @@ using CudaEvent = void*;   // cudaEvent_t
 struct NcclId {
   std::array<char, 128> bytes{};  // ncclUniqueId
 };
-enum class NcclType { kF32, kBf16, kU8 };
+enum class NcclType { kF32, kBf16, kU8, kF64 };
 
 struct IpcHandle {
   std::array<char, 64> bytes{};  // cudaIpcMemHandle_t

@@ -29,6 +29,8 @@ NcclType nccl_type(DeviceType type) {
       return NcclType::kBf16;
     case DeviceType::kU8:
       return NcclType::kU8;
+    case DeviceType::kF64:
+      return NcclType::kF64;
   }
   throw DistError("unknown device type {}", static_cast<int>(type));
 }

@@ -29,6 +29,8 @@ ncclDataType_t library_type(NcclType type) {
       return ncclBfloat16;
     case NcclType::kU8:
       return ncclUint8;
+    case NcclType::kF64:
+      return ncclFloat64;
   }
   return ncclNumTypes;  // refused by NCCL as an invalid argument
 }
