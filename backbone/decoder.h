@@ -10,20 +10,19 @@
 #include <ATen/core/Tensor.h>
 
 #include "backbone/kernels/sample_token/sample_params.h"
+#include "backbone/kernels/skinny_linear/skinny_weight.h"
 
 namespace euromodal {
 
 class Llama;
 
-/// Weights of the blocks as decoding reads them. The head stays bf16, and so do the weights for
-/// prompts and for steps of more than 16 sequences, which stay in memory beside the quantised ones.
-enum class DecodeWeights { kBf16, kFp8, kInt8, kInt4 };
-
 struct DecoderOptions {
   int64_t sequences = 1;      // slots
   int64_t max_positions = 0;  // of one sequence; 0: the model's own limit
   int64_t cache_tokens = 0;   // pages for so many positions in all; 0: sequences · max_positions
-  DecodeWeights weights = DecodeWeights::kBf16;
+  /// Of the blocks as decoding reads them. The head stays bf16, and so do the weights for prompts
+  /// and for steps of more than 16 sequences, which stay in memory beside the quantised ones.
+  SkinnyForm weights = {};
   bool fp8_cache = false;  // keys and values as e4m3
   bool graphs = true;      // false: the same kernels launched one by one
 };

@@ -113,7 +113,7 @@ int run_generate(int argc, char** argv) {
   move_parameters(text_model.parameters, flags.device);
   flags.bind(tokenizer, config.eos_ids);
   if (many) {
-    if (flags.device.is_cpu()) flags.prepare(*text_model.llama, 0);
+    flags.prepare_batch(*text_model.llama);
     return run_generate_batch(text_model, tokenizer, batch, flags);
   }
   const int64_t longest = static_cast<int64_t>(ids.size()) +

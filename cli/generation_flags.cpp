@@ -41,17 +41,19 @@ std::pair<int64_t, double> parse_bias(const std::string& word) {
   return {id, value};
 }
 
-DecodeWeights parse_weights_word(const std::string& word) {
-  if (word.empty() || word == "bfloat16") return DecodeWeights::kBf16;
-  if (word == "float8") return DecodeWeights::kFp8;
-  if (word == "int8") return DecodeWeights::kInt8;
-  if (word == "int4") return DecodeWeights::kInt4;
-  throw UsageError("--weights: unknown word '{}', on a GPU bfloat16, float8, int8 or int4", word);
-}
-
 PackedForm parse_packed_word(const std::string& word) {
   try {
     return parse_packed_form(word);
+  } catch (const Error& error) {
+    throw UsageError("--weights: {}", error.what());
+  }
+}
+
+/// What a GPU knows, which is more.
+SkinnyForm parse_weights_word(const std::string& word) {
+  if (word.empty()) return {};
+  try {
+    return parse_skinny_form(word);
   } catch (const Error& error) {
     throw UsageError("--weights: {}", error.what());
   }
@@ -174,12 +176,22 @@ void GenerationFlags::prepare(const Llama& llama, int64_t positions) {
                       "--weights and --kv-cache go with a bfloat16 model on a GPU");
     return;
   }
-  if (options.beams > 1 || options.lookup > 0) return;  // these run the model's own passes
+  if (options.beams > 1 || options.lookup > 0) return check_plain_passes("--beams and --lookup");
   DecoderOptions decoder;
   decoder.max_positions = positions;
   decoder.weights = parse_weights_word(weights_word_);
   decoder.fp8_cache = cache_word_ == "float8";
   options.decoder = make_decoder(llama, decoder);
+}
+
+void GenerationFlags::prepare_batch(const Llama& llama) {
+  if (device.is_cpu()) return prepare(llama, 0);
+  check_plain_passes("--batch");
+}
+
+void GenerationFlags::check_plain_passes(const char* what) const {
+  check<UsageError>(parse_weights_word(weights_word_) == SkinnyForm{} && cache_word_ != "float8",
+                    "{} on a GPU: --weights and --kv-cache may be bfloat16 alone", what);
 }
 
 void GenerationFlags::finish(const Options& parser) {

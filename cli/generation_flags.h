@@ -20,9 +20,8 @@ at::ScalarType parse_dtype_word(const std::string& word);
 
 /// The help of --weights where a model runs on the CPU.
 inline constexpr const char* kWeightsHelp =
-    "linear weights as bfloat16, int8 or int4; on the CPU the integers also with -g32 (groups of "
-    "32 "
-    "instead of 128) and -asym (zero points), on a GPU also float8";
+    "linear weights as bfloat16, int8 or int4; the integers also with -g32 (groups of 32 instead "
+    "of 128) and -asym (zero points), on a GPU also float8";
 /// The help of --kv-cache.
 inline constexpr const char* kCacheHelp =
     "keys and values: auto (the model's dtype); on the CPU also int8, on a GPU bfloat16 or float8";
@@ -60,6 +59,8 @@ class GenerationFlags {
   /// --no-prefix-reuse. On a CUDA device, for a bfloat16 model: options.decoder. UsageError when
   /// --weights or --kv-cache do not go with it.
   void prepare(const Llama& llama, int64_t positions);
+  /// The same for a file of prompts, which takes the model's own passes on every device.
+  void prepare_batch(const Llama& llama);
   /// New tokens as text, up to the first stop string.
   std::string text_of(const std::vector<int64_t>& tokens) const;
 
@@ -72,6 +73,8 @@ class GenerationFlags {
   std::shared_ptr<const StopStrings> stops;  // after bind(); null: no tokenizer
 
  private:
+  /// UsageError unless weights and cache are what the model's own passes on a GPU take.
+  void check_plain_passes(const char* what) const;
   bool greedy_ = false, ignore_eos_ = false, no_reuse_ = false;
   std::vector<std::string> stop_texts_;
   std::string regex_, json_schema_;

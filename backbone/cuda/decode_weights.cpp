@@ -3,30 +3,26 @@
 
 #include <ATen/ATen.h>
 
-#include "backbone/cuda/launch_check.h"
 #include "core/error.h"
 
 namespace euromodal {
 
-int64_t DecodeLinear::bytes() const {
-  const at::Tensor& read = codes.defined() ? codes : weight_OI;
-  return static_cast<int64_t>(read.nbytes() + (scale.defined() ? scale.nbytes() : 0));
-}
-
 SkinnyLinearArgs DecodeLinear::arguments() const {
   SkinnyLinearArgs args{};
-  args.weight_NK = codes.defined() ? codes.const_data_ptr() : weight_OI.const_data_ptr();
-  args.scale = scale.defined() ? scale.const_data_ptr() : nullptr;
+  args.weight_NK = weight.codes.const_data_ptr();
+  args.scale = weight.scale.defined() ? weight.scale.const_data_ptr() : nullptr;
+  args.zero = weight.zero.defined() ? weight.zero.const_data_ptr() : nullptr;
   args.bias_N = bias_O.defined() ? bias_O.const_data_ptr() : nullptr;
   args.N = outputs();
   args.K = inputs();
-  args.weight_type = type;
-  args.group = group;
+  args.weight_type = weight.form.type;
+  args.group = static_cast<int>(weight.form.group);
   return args;
 }
 
 DecodeLinear fuse(const std::vector<const Linear*>& linears) {
   DecodeLinear out;
+  out.name = linears[0]->name();
   std::vector<at::Tensor> weights, biases;
   bool biased = false;
   for (const Linear* linear : linears) {
@@ -47,46 +43,39 @@ DecodeLinear fuse(const std::vector<const Linear*>& linears) {
                                                 : at::zeros({rows}, out.weight_OI.options()));
   }
   if (biased) out.bias_O = at::cat(biases, 0);
+  out.weight = {{}, out.weight_OI.size(0), out.weight_OI.size(1), out.weight_OI, {}, {}};
   return out;
 }
 
-void quantise(DecodeLinear& linear, DecodeWeights form) {
-  if (form == DecodeWeights::kBf16) return;
-  constexpr int kGroup = 128;
-  const int64_t O = linear.outputs(), I = linear.inputs();
-  const auto bytes = linear.weight_OI.options().dtype(at::kByte);
+void quantise(DecodeLinear& linear, const SkinnyForm& form, cudaStream_t stream) {
+  if (form == linear.weight.form) return;
+  SkinnyWeight made =
+      empty_skinny_weight(form, linear.outputs(), linear.inputs(), linear.weight_OI.options());
   QuantizeRowsArgs args{};
   args.weight_NK = linear.weight_OI.const_data_ptr();
-  args.N = O;
-  args.K = I;
-  switch (form) {
-    case DecodeWeights::kFp8:
-    case DecodeWeights::kInt8:
-      linear.type = form == DecodeWeights::kFp8 ? DType::kFp8E4M3 : DType::kInt8;
-      linear.codes = at::empty({O, I}, bytes);
-      linear.scale = at::empty({O}, bytes.dtype(at::kFloat));
-      break;
-    default:
-      check(I % kGroup == 0, "int4 weights need inputs in groups of {}, got {}", kGroup, I);
-      linear.type = DType::kInt4;
-      linear.group = args.group = kGroup;
-      linear.codes = at::empty({O, I / 2}, bytes);
-      linear.scale = at::empty({O, I / kGroup}, bytes.dtype(at::kBFloat16));
-      break;
-  }
-  args.type = linear.type;
-  args.codes = linear.codes.mutable_data_ptr();
-  args.scale = linear.scale.mutable_data_ptr();
-  check_launch(quantize_rows(args, c10::cuda::getCurrentCUDAStream()), "quantize_rows");
+  args.codes = made.codes.mutable_data_ptr();
+  args.scale = made.scale.mutable_data_ptr();
+  args.zero = made.zero.defined() ? made.zero.mutable_data_ptr() : nullptr;
+  args.N = made.outputs;
+  args.K = made.inputs;
+  args.type = form.type;
+  args.group = static_cast<int>(form.group);
+  const cudaError_t error = quantize_rows(args, stream);
+  check(error == cudaSuccess, "{}: quantising {} x {} weights to {}: CUDA error {}", linear.name,
+        made.outputs, made.inputs, skinny_form_name(form), static_cast<int>(error));
+  check(made.scale.isfinite().all().item<bool>(), "{}: a weight is not finite, or too large for {}",
+        linear.name, skinny_form_name(form));
+  linear.weight = std::move(made);
 }
 
-std::vector<DecodeBlock> decode_blocks(const Llama& llama, DecodeWeights form) {
+std::vector<DecodeBlock> decode_blocks(const Llama& llama, const SkinnyForm& form,
+                                       cudaStream_t stream) {
   std::vector<DecodeBlock> out;
   for (const LlamaBlock& block : llama.blocks()) {
     DecodeBlock made{fuse({&block.q, &block.k, &block.v}), fuse({&block.o}),
                      fuse({&block.gate, &block.up}), fuse({&block.down})};
     for (DecodeLinear* linear : {&made.qkv, &made.o, &made.gate_up, &made.down})
-      quantise(*linear, form);
+      quantise(*linear, form, stream);
     out.push_back(std::move(made));
   }
   return out;

@@ -42,7 +42,7 @@ GraphDecoder::GraphDecoder(const Llama& llama, const DecoderOptions& options)
     : llama_(llama),
       config_(llama.config()),
       options_(options),
-      blocks_(decode_blocks(llama, options.weights)),
+      blocks_(decode_blocks(llama, options.weights, stream())),
       cache_(config_, options.sequences, positions_of(config_, options),
              cache_tokens_of(config_, options),
              options.fp8_cache ? at::kFloat8_e4m3fn : at::kBFloat16, llama.embedding_VD().device()),
@@ -54,9 +54,7 @@ GraphDecoder::GraphDecoder(const Llama& llama, const DecoderOptions& options)
                 N = config_.head_dim;
   const auto bf16 = llama.embedding_VD().options().requires_grad(false);
   const auto f32 = bf16.dtype(at::kFloat), i32 = bf16.dtype(at::kInt), i64 = bf16.dtype(at::kLong);
-  check(llama.head().lora() == nullptr, "{}: a LoRA must be merged before decoding",
-        llama.head().name());
-  head_.weight_OI = llama.head_VD();
+  head_ = fuse({&llama.head()});
   kv_scale_2_ = at::ones({2}, f32);
   token_S_ = at::zeros({S}, i64);
   position_S_ = at::zeros({S}, i32);

@@ -160,20 +160,15 @@ void make_model(Bench& b, const std::string& shape, int64_t layers) {
 
 void decode(Bench& b) {
   const c10::NoGradGuard no_grad;
-  struct Form {
-    const char* name;
-    DecodeWeights weights;
-  };
   const double token_cache =
       2.0 * 2.0 * 128.0 * static_cast<double>(b.config.num_kv_heads * b.config.num_layers);
-  for (const Form& form :
-       {Form{"bf16", DecodeWeights::kBf16}, Form{"fp8", DecodeWeights::kFp8},
-        Form{"int8", DecodeWeights::kInt8}, Form{"int4", DecodeWeights::kInt4}}) {
-    const bool plain = form.weights == DecodeWeights::kBf16;
+  for (const char* word : {"bfloat16", "float8", "int8", "int4", "int4-g32"}) {
+    const SkinnyForm form = parse_skinny_form(word);
+    const bool plain = form == SkinnyForm{};
     const auto decoder = make_decoder(*b.llama, {.sequences = 16,
                                                  .max_positions = 32768,
                                                  .cache_tokens = 16 * 2304 + 32768,
-                                                 .weights = form.weights});
+                                                 .weights = form});
     const auto weights = static_cast<double>(decoder->weight_bytes());
     const auto measure = [&](int64_t rows, int64_t depth) {
       for (int64_t s = 0; s < rows; ++s)
@@ -188,7 +183,7 @@ void decode(Bench& b) {
         }
       }) / kSteps;
       const double bytes = weights + static_cast<double>(rows * (depth + 32)) * token_cache;
-      b.row(fmt::format("decode {}", form.name), fmt::format("batch {} depth {}", rows, depth),
+      b.row(fmt::format("decode {}", word), fmt::format("batch {} depth {}", rows, depth),
             static_cast<double>(rows) / step, "tok/s", bytes / step / b.read_bytes_s);
       for (int64_t s = 0; s < rows; ++s) decoder->release(s);
     };

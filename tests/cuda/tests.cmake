@@ -49,8 +49,10 @@ function(euromodal_kernel_test name)
 endfunction()
 euromodal_kernel_test(tests_kernels_emulated LINK em_cuda_emulated)
 # Glue that needs nothing of LibTorch's CUDA half, over the emulated kernels.
-target_sources(tests_kernels_emulated PRIVATE ${CMAKE_SOURCE_DIR}/backbone/cuda/device_sampler.cpp ${CMAKE_SOURCE_DIR}/backbone/cuda/media_launch.cpp
-  ${CMAKE_CURRENT_LIST_DIR}/emulated/sampled_decoding_test.cpp ${CMAKE_CURRENT_LIST_DIR}/emulated/device_preprocess_test.cpp)
+target_sources(tests_kernels_emulated PRIVATE ${CMAKE_SOURCE_DIR}/backbone/cuda/decode_weights.cpp ${CMAKE_SOURCE_DIR}/backbone/cuda/device_sampler.cpp
+  ${CMAKE_SOURCE_DIR}/backbone/cuda/media_launch.cpp
+  ${CMAKE_CURRENT_LIST_DIR}/emulated/decode_weights_test.cpp ${CMAKE_CURRENT_LIST_DIR}/emulated/sampled_decoding_test.cpp
+  ${CMAKE_CURRENT_LIST_DIR}/emulated/device_preprocess_test.cpp)
 target_compile_definitions(tests_kernels_emulated PRIVATE EM_EMULATED)
 if(EUROMODAL_CUDA)
   euromodal_kernel_test(tests_kernels_gpu LINK em_cuda_kernels)

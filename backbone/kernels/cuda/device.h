@@ -146,6 +146,20 @@ EM_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&
 #endif
 }
 
+/// The same where d was zero before: d = a b.
+EM_DEVICE void mma_bf16_first(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__)
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%10, %10, %10, %10};"
+      : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0F));
+#else
+  d[0] = d[1] = d[2] = d[3] = 0.0F;
+  mma_bf16(d, a, b);
+#endif
+}
+
 /// An 8 x 8 matrix of 16-bit numbers, row lane / 4, columns 2 (lane % 4) and the next, transposed.
 EM_DEVICE uint32_t transpose_8x8(uint32_t v) {
 #if defined(__CUDA_ARCH__)

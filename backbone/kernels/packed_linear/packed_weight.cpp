@@ -2,7 +2,6 @@
 #include "backbone/kernels/packed_linear/packed_weight.h"
 
 #include <array>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -261,36 +260,66 @@ PackedWeight pack_codes(const at::Tensor& codes_OI, const at::Tensor& scales_OG,
   return out;
 }
 
-at::Tensor unpack_weight(const PackedWeight& weight, at::ScalarType dtype) {
+PackedCodes unpack_codes(const PackedWeight& weight) {
+  check(weight.form.form != WeightForm::kBf16, "unpack_codes: {} has no codes",
+        packed_form_name(weight.form));
   const PackedLayout layout = weight.layout();
-  const bool pairs = weight.form.form == WeightForm::kBf16,
-             four = weight.form.form == WeightForm::kInt4;
-  at::Tensor out_OI = at::empty({weight.outputs, weight.inputs}, at::kFloat);
-  float* out = out_OI.mutable_data_ptr<float>();
+  const bool four = weight.form.form == WeightForm::kInt4, asymmetric = weight.form.asymmetric;
+  const int64_t O = weight.outputs, I = weight.inputs, G = layout.groups;
+  PackedCodes out{at::empty({O, I}, at::kByte), at::empty({O, G}, at::kHalf),
+                  asymmetric ? at::empty({O, G}, at::kByte) : at::Tensor()};
   const uint8_t* data = weight.blocks.const_data_ptr<uint8_t>();
-  at::parallel_for(0, weight.outputs, kPackedOutputs, [&](int64_t begin, int64_t end) {
+  auto* codes = out.codes_OI.mutable_data_ptr<uint8_t>();
+  auto* scales = out.scales_OG.mutable_data_ptr<c10::Half>();
+  uint8_t* zeros = asymmetric ? out.zeros_OG.mutable_data_ptr<uint8_t>() : nullptr;
+  at::parallel_for(0, O, kPackedOutputs, [&](int64_t begin, int64_t end) {
     for (int64_t o = begin; o < end; ++o) {
       const uint8_t* block = data + o / kPackedOutputs * layout.block;
       const int64_t lane = o % kPackedOutputs;
-      for (int64_t i = 0; i < weight.inputs; ++i) {
-        float& w = out[o * weight.inputs + i];
-        if (pairs) {
-          uint16_t bits = 0;
-          std::memcpy(&bits, block + ((i / 2) * kPackedOutputs + lane) * 4 + i % 2 * 2, 2);
-          w = std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-          continue;
-        }
-        const int64_t g = i / weight.form.group;
-        c10::Half scale;
-        std::memcpy(&scale.x, block + (g * kPackedOutputs + lane) * 2, 2);
-        const int zero = weight.form.asymmetric ? block[layout.zeros + g * kPackedOutputs + lane]
-                         : four                 ? 8
-                                                : 128;
+      for (int64_t g = 0; g < G; ++g) {
+        std::memcpy(&scales[o * G + g].x, block + (g * kPackedOutputs + lane) * 2, 2);
+        if (asymmetric) zeros[o * G + g] = block[layout.zeros + g * kPackedOutputs + lane];
+      }
+      for (int64_t i = 0; i < I; ++i) {
         const int64_t step = four ? i / 8 : i / 4;
         const uint8_t byte = block[layout.codes + (step * kPackedOutputs + lane) * 4 + i % 4];
-        const int code = !four ? byte : (i % 8 < 4 ? byte & 15 : byte >> 4);
-        w = static_cast<float>(scale) * static_cast<float>(code - zero);
+        codes[o * I + i] = !four ? byte : i % 8 < 4 ? byte & 15 : byte >> 4;
       }
+    }
+  });
+  return out;
+}
+
+at::Tensor unpack_weight(const PackedWeight& weight, at::ScalarType dtype) {
+  const int64_t O = weight.outputs, I = weight.inputs;
+  if (weight.form.form == WeightForm::kBf16) {
+    const uint8_t* data = weight.blocks.const_data_ptr<uint8_t>();
+    const int64_t size = weight.layout().block;
+    at::Tensor out_OI = at::empty({O, I}, at::kBFloat16);
+    auto* out = out_OI.mutable_data_ptr<c10::BFloat16>();
+    at::parallel_for(0, O, kPackedOutputs, [&](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; ++o) {
+        const uint8_t* row = data + o / kPackedOutputs * size + o % kPackedOutputs * 4;
+        for (int64_t i = 0; i < I; ++i)
+          std::memcpy(&out[o * I + i].x, row + i / 2 * kPackedOutputs * 4 + i % 2 * 2, 2);
+      }
+    });
+    return out_OI.to(dtype);
+  }
+  const PackedCodes parts = unpack_codes(weight);
+  const uint8_t* codes = parts.codes_OI.const_data_ptr<uint8_t>();
+  const auto* scales = parts.scales_OG.const_data_ptr<c10::Half>();
+  const uint8_t* zeros =
+      parts.zeros_OG.defined() ? parts.zeros_OG.const_data_ptr<uint8_t>() : nullptr;
+  const int64_t G = parts.scales_OG.size(1), group = weight.form.group;
+  const int middle = weight.form.form == WeightForm::kInt4 ? 8 : 128;
+  at::Tensor out_OI = at::empty({O, I}, at::kFloat);
+  auto* out = out_OI.mutable_data_ptr<float>();
+  at::parallel_for(0, O, kPackedOutputs, [&](int64_t begin, int64_t end) {
+    for (int64_t at = begin * I; at < end * I; ++at) {
+      const int64_t g = at / I * G + at % I / group;
+      const int zero = zeros != nullptr ? zeros[g] : middle;
+      out[at] = static_cast<float>(scales[g]) * static_cast<float>(codes[at] - zero);
     }
   });
   return out_OI.to(dtype);

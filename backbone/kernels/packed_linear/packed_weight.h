@@ -39,6 +39,15 @@ PackedWeight pack_weight(const at::Tensor& weight_OI, const PackedForm& form);
 PackedWeight pack_codes(const at::Tensor& codes_OI, const at::Tensor& scales_OG,
                         const at::Tensor& zeros_OG, const PackedForm& form);
 
+/// What pack_codes() takes, back from an integer form (Error for bf16); of symmetric forms without
+/// zero points.
+struct PackedCodes {
+  at::Tensor codes_OI;   // u8 [O, I]
+  at::Tensor scales_OG;  // f16 [O, G]
+  at::Tensor zeros_OG;   // u8 [O, G] or undefined
+};
+PackedCodes unpack_codes(const PackedWeight& weight);
+
 /// The weights that the codes stand for, [O, I] in `dtype`.
 at::Tensor unpack_weight(const PackedWeight& weight, at::ScalarType dtype);
 

@@ -1,5 +1,6 @@
 // skinny_linear_kernel.h — y = epilogue(norm(x) Wᵀ) for 1 to 16 rows of x: the linear of decoding,
-// bound by reading W once. Weights bf16, fp8 (e4m3), int8 or int4. M rows, K inputs, N outputs.
+// bound by reading W once. Weights bf16, fp8 (e4m3), int8 or int4. M rows, K inputs, N outputs, G
+// groups of inputs. Layout of codes: skinny_layout.h.
 #pragma once
 #include <cstdint>
 
@@ -15,13 +16,14 @@ enum class SkinnyEpilogue { kNone, kSwiglu };
 
 struct SkinnyLinearArgs {
   const void* x_MK = nullptr;  // bf16
-  /// [N, K]: bf16, e4m3 or int8; int4: [N, K/2] bytes, the lower half of a byte is the earlier
-  /// code.
+  /// [N, skinny_row_bytes(weight_type, K)]: bf16; e4m3, i8 or 4-bit codes in units. Codes of
+  /// padding count for nothing.
   const void* weight_NK = nullptr;
-  /// fp8, int8: f32 [N], the weight is scale · code. int4: bf16 [N, K/group], the weight is
-  /// scale · (code - zero).
+  /// fp8: f32 [N], the weight is scale · code. int8, int4: f16 [N, G] with G = skinny_groups(K,
+  /// group), the weight is scale · (code - zero).
   const void* scale = nullptr;
-  const void* zero = nullptr;         // int4: bf16 [N, K/group], whole numbers 0 to 15; null: 8
+  /// int8: i8 [N, G], null: 0. int4: u8 [N, G], 0 to 15, null: 8.
+  const void* zero = nullptr;
   const void* bias_N = nullptr;       // bf16 or null
   const void* residual_MN = nullptr;  // bf16, added last, or null; may be y_MN itself
   const void* norm_weight_K =
@@ -31,26 +33,35 @@ struct SkinnyLinearArgs {
   DType y_type = DType::kBf16;  // or kF32: the numbers that bf16 holds, widened
   int64_t M = 0, N = 0, K = 0;
   DType weight_type = DType::kBf16;
-  int group = 0;  // int4: 128
+  int group = 0;  // int8, int4: inputs that share a scale, 32 or 128
   SkinnyEpilogue epilogue = SkinnyEpilogue::kNone;
   bool dependent = false;  // may start before its predecessor ends (launch.h)
 };
 
-/// cudaErrorInvalidValue: M above 16, or K no multiple of 32 (bf16), 64 (fp8, int8) or 128 (int4).
-/// A row's bits depend on no other row and not on M.
+/// Products of the codes with x are summed in f32 over a group, then times the scale over the row.
+/// cudaErrorInvalidValue: M above 16, or K no multiple of 8 (bf16: 32). A row's bits depend on no
+/// other row and not on M.
 cudaError_t skinny_linear(const SkinnyLinearArgs& args, cudaStream_t stream) noexcept;
+
+/// What skinny_linear() calls for arguments that it has checked; a file each, so that they compile
+/// side by side.
+cudaError_t skinny_linear_floats(const SkinnyLinearArgs& args, cudaStream_t stream);
+cudaError_t skinny_linear_int8(const SkinnyLinearArgs& args, cudaStream_t stream);
+cudaError_t skinny_linear_int4(const SkinnyLinearArgs& args, cudaStream_t stream);
 
 struct QuantizeRowsArgs {
   const void* weight_NK = nullptr;  // bf16
-  void* codes = nullptr;            // as SkinnyLinearArgs::weight_NK
+  void* codes = nullptr;            // as SkinnyLinearArgs::weight_NK, padding too
   void* scale = nullptr;            // as SkinnyLinearArgs::scale
+  void* zero = nullptr;             // int8, int4: zero points; null: symmetric
   int64_t N = 0, K = 0;
   DType type = DType::kInt8;  // kFp8E4M3, kInt8, kInt4
-  int group = 0;              // int4: 128
+  int group = 0;              // int8, int4: 32 or 128
 };
 
-/// Symmetric, scale = largest magnitude / 448, 127 or 7 (1 where all are zero), rounded to the
-/// scale's type before it is used; codes round to nearest even.
+/// int8, int4: codes, scales and zero points of pack_weight() (packed_weight.h); where that finds a
+/// weight that is not finite or too large, the scale is not finite. fp8: scale = largest magnitude
+/// of a row / 448 (1 where all are zero), codes round to nearest even.
 cudaError_t quantize_rows(const QuantizeRowsArgs& args, cudaStream_t stream) noexcept;
 
 }  // namespace euromodal

@@ -1,45 +1,70 @@
-// skinny_linear_ref.cpp — see skinny_linear_ref.h.
+// skinny_linear_ref.cpp — see skinny_linear_ref.h. One code at a time, by skinny_byte().
 #include "backbone/kernels/skinny_linear/skinny_linear_ref.h"
 
 #include <ATen/ATen.h>
+#include <c10/util/Float8_e4m3fn.h>
 
+#include "backbone/kernels/skinny_linear/skinny_layout.h"
 #include "core/error.h"
 
 namespace euromodal {
 
-at::Tensor skinny_weight_numbers(const SkinnyWeight& weight) {
-  const at::Tensor& codes = weight.codes;
-  if (codes.scalar_type() == at::kBFloat16) return codes.to(at::kDouble);
-  if (codes.scalar_type() != at::kByte)
-    return codes.to(at::kFloat).to(at::kDouble) * weight.scale.to(at::kDouble).unsqueeze(1);
-  const int64_t N = codes.size(0), groups = weight.scale.size(1);
-  const at::Tensor low = codes.bitwise_and(15), high = codes.bitwise_right_shift(4);
-  const at::Tensor code_NG = at::stack({low, high}, 2).reshape({N, groups, -1}).to(at::kDouble);
-  const at::Tensor zero = weight.zero.defined() ? weight.zero.to(at::kDouble).unsqueeze(2)
-                                                : at::full({1}, 8.0, at::kDouble);
-  return ((code_NG - zero) * weight.scale.to(at::kDouble).unsqueeze(2)).reshape({N, -1});
+namespace {
+
+double code_number(DType type, uint8_t byte, int64_t k) {
+  switch (type) {
+    case DType::kFp8E4M3:
+      return c10::detail::fp8e4m3fn_to_fp32_value(byte);
+    case DType::kInt8:
+      return static_cast<int8_t>(byte);
+    default:
+      return k % 2 == 0 ? byte & 15 : byte >> 4;
+  }
 }
 
-SkinnyWeight quantize_rows_ref(const at::Tensor& weight_NK, at::ScalarType type) {
-  const at::Tensor w = weight_NK.to(at::kFloat);
-  if (type == at::kByte) {
-    const int64_t N = w.size(0), groups = w.size(1) / 128;
-    const at::Tensor g = w.view({N, groups, 128}), largest = g.abs().amax(2);
-    at::Tensor scale =
-        at::where(largest > 0, largest / 7.0F, at::ones_like(largest)).to(at::kBFloat16);
-    scale = at::where(scale == 0, at::ones_like(scale), scale);
-    const at::Tensor code =
-        ((g / scale.to(at::kFloat).unsqueeze(2)).round() + 8).clamp(0, 15).to(at::kByte);
-    const at::Tensor pairs = code.view({N, -1, 2});
-    return {pairs.select(2, 0).bitwise_or(pairs.select(2, 1).bitwise_left_shift(4)), scale, {}};
+}  // namespace
+
+at::Tensor skinny_weight_numbers(const SkinnyWeight& weight) {
+  const DType type = weight.form.type;
+  if (type == DType::kBf16) return weight.codes.to(at::kDouble);
+  const int64_t O = weight.outputs, I = weight.inputs;
+  at::Tensor out_OI = at::empty({O, I}, at::kDouble);
+  const at::Tensor bytes = weight.codes.contiguous(), scale = weight.scale.to(at::kDouble),
+                   zero = weight.zero.defined() ? weight.zero.contiguous() : at::Tensor();
+  const uint8_t* code = bytes.const_data_ptr<uint8_t>();
+  const auto* scales = scale.const_data_ptr<double>();
+  const double middle = type == DType::kInt4 ? 8.0 : 0.0;
+  for (int64_t o = 0; o < O; ++o) {
+    for (int64_t k = 0; k < I; ++k) {
+      const int64_t g = type == DType::kFp8E4M3
+                            ? o
+                            : o * skinny_groups(I, weight.form.group) + k / weight.form.group;
+      const double from =
+          zero.defined() ? code_number(type, zero.const_data_ptr<uint8_t>()[g], 0) : middle;
+      out_OI.mutable_data_ptr<double>()[o * I + k] =
+          scales[g] * (code_number(type, code[o * bytes.size(1) + skinny_byte(type, k)], k) - from);
+    }
   }
-  check(type == at::kChar || type == at::kFloat8_e4m3fn, "quantize_rows: {} is no form of weights",
-        c10::toString(type));
-  const float most = type == at::kChar ? 127.0F : 448.0F;
-  const at::Tensor largest = w.abs().amax(1);
-  const at::Tensor scale = at::where(largest > 0, largest / most, at::ones_like(largest));
-  const at::Tensor code = (w / scale.unsqueeze(1)).clamp(-most, most);
-  return {type == at::kChar ? code.round().to(at::kChar) : code.to(type), scale, {}};
+  return out_OI;
+}
+
+SkinnyWeight quantize_rows_ref(const at::Tensor& weight_OI, const SkinnyForm& form) {
+  if (form.type != DType::kFp8E4M3) {
+    const WeightForm kind = form.type == DType::kBf16   ? WeightForm::kBf16
+                            : form.type == DType::kInt8 ? WeightForm::kInt8
+                                                        : WeightForm::kInt4;
+    return skinny_weight(pack_weight(weight_OI, {kind, form.group, form.asymmetric}));
+  }
+  const int64_t O = weight_OI.size(0), I = weight_OI.size(1);
+  const at::Tensor w = weight_OI.to(at::kFloat), largest = w.abs().amax(1);
+  SkinnyWeight out = empty_skinny_weight(form, O, I, w.options());
+  out.codes.zero_();
+  out.scale = at::where(largest > 0, largest / 448.0F, at::ones_like(largest));
+  const at::Tensor codes =
+      (w / out.scale.unsqueeze(1)).clamp(-448.0F, 448.0F).to(at::kFloat8_e4m3fn).view(at::kByte);
+  for (int64_t k = 0; k < I; ++k)
+    out.codes.select(1, skinny_byte(form.type, k)).copy_(codes.select(1, k));
+  return out;
 }
 
 }  // namespace euromodal

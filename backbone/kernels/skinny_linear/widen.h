@@ -1,6 +1,6 @@
 // widen.h — codes to bf16 pairs in registers: the weight formats of skinny_linear. 16 bytes of a
-// row in a lane become the A fragments of `kSteps` tensor core steps; which k they belong to is
-// `place`, by which x is laid out too.
+// unit in a lane (skinny_layout.h) become the A fragments of `kSteps` tensor core steps; an octet's
+// elements stand in them in the order `place`, and so they do in x.
 #pragma once
 #include "backbone/kernels/cuda/device.h"
 
@@ -42,8 +42,8 @@ EM_DEVICE uint32_t raise_bf16x2(uint32_t a) {
 struct WidenBf16 {
   static constexpr int kElements = 8;  // in 16 bytes
   static constexpr int kSteps = 2;     // of 16 k over 4 lanes
-  static constexpr bool kGroups = false;
-  /// Where element e of a lane's elements stands among its fragments.
+  static constexpr int kGroup = 0;     // inputs that share a scale; 0: no groups
+  /// Where element e of an octet stands.
   EM_HOST_DEVICE static int place(int e) { return e; }
   /// a0 and a2 of step s.
   EM_DEVICE static void step(const uint4& w, int s, uint32_t /*zero*/, uint32_t& low,
@@ -52,6 +52,12 @@ struct WidenBf16 {
     high = s == 0 ? w.y : w.w;
   }
 };
+
+EM_DEVICE float half_bits_to_float(uint32_t bits) {
+  __half_raw raw;
+  raw.x = static_cast<unsigned short>(bits);
+  return to_float(__half(raw));
+}
 
 EM_DEVICE uint32_t word_of(const uint4& w, int i) {
   return i == 0 ? w.x : i == 1 ? w.y : i == 2 ? w.z : w.w;
@@ -63,26 +69,37 @@ EM_HOST_DEVICE int place_bytes(int e) {
   return e - in + (in == 1 ? 2 : in == 2 ? 1 : in);
 }
 
+/// kGroup inputs share a scale and, with kZeros, a zero point.
+template <int kGroupInputs, bool kWithZeros>
 struct WidenInt8 {
   static constexpr int kElements = 16, kSteps = 4;
-  static constexpr bool kGroups = false;
+  static constexpr int kGroup = kGroupInputs;
+  static constexpr bool kZeros = kWithZeros;
+  static constexpr uint32_t kMiddle = 0;
   EM_HOST_DEVICE static int place(int e) { return place_bytes(e); }
+  /// The zero point (i8) twice, bf16.
+  EM_DEVICE static uint32_t zero_pair(uint32_t zero) {
+    const auto code = static_cast<signed char>(zero);
+    const uint32_t bits = __float_as_uint(static_cast<float>(code)) >> 16;
+    return bits | (bits << 16);
+  }
   // 0x4300 is 128: or-ing the lower seven bits adds them; 128 | 0x80 is 256, what the sign takes
   // off.
-  EM_DEVICE static uint32_t pair(uint32_t v) {
-    return subtract_bf16x2((v & 0x007f007fU) | 0x43004300U, (v & 0x00800080U) | 0x43004300U);
+  EM_DEVICE static uint32_t pair(uint32_t v, uint32_t zero) {
+    const uint32_t code =
+        subtract_bf16x2((v & 0x007f007fU) | 0x43004300U, (v & 0x00800080U) | 0x43004300U);
+    return kZeros ? subtract_bf16x2(code, zero) : code;
   }
-  EM_DEVICE static void step(const uint4& w, int s, uint32_t /*zero*/, uint32_t& low,
-                             uint32_t& high) {
+  EM_DEVICE static void step(const uint4& w, int s, uint32_t zero, uint32_t& low, uint32_t& high) {
     const uint32_t v = word_of(w, s);
-    low = pair(v);
-    high = pair(v >> 8);
+    low = pair(v, zero);
+    high = pair(v >> 8, zero);
   }
 };
 
 struct WidenFp8 {
   static constexpr int kElements = 16, kSteps = 4;
-  static constexpr bool kGroups = false;
+  static constexpr int kGroup = 0;
   EM_HOST_DEVICE static int place(int e) { return place_bytes(e); }
   // s eeee mmm as the bits of a bf16 is the number times 2^-120, subnormal ones too.
   EM_DEVICE static void step(const uint4& w, int s, uint32_t /*zero*/, uint32_t& low,
@@ -93,14 +110,17 @@ struct WidenFp8 {
   }
 };
 
+template <int kGroupInputs, bool kWithZeros>
 struct WidenInt4 {
   static constexpr int kElements = 32, kSteps = 8;
-  static constexpr bool kGroups = true;
-  EM_HOST_DEVICE static int place(int e) {
-    const int in = e % 8;
-    return e - in + (in % 4) * 2 + in / 4;
+  static constexpr int kGroup = kGroupInputs;
+  static constexpr bool kZeros = kWithZeros;
+  static constexpr uint32_t kMiddle = 0x43084308U;  // 128 + 8
+  EM_HOST_DEVICE static int place(int e) { return e % 4 * 2 + e / 4; }
+  /// 128 + zero point twice, bf16.
+  EM_DEVICE static uint32_t zero_pair(uint32_t zero) {
+    return ((0x4300U | zero) << 16) | 0x4300U | zero;
   }
-  /// zero: (128 + zero point) twice, bf16.
   EM_DEVICE static void step(const uint4& w, int s, uint32_t zero, uint32_t& low, uint32_t& high) {
     const uint32_t v = word_of(w, s / 2) >> (s % 2 == 0 ? 0 : 8);
     low = subtract_bf16x2((v & 0x000f000fU) | 0x43004300U, zero);

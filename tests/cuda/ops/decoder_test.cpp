@@ -54,22 +54,21 @@ TEST(DecoderTest, LogitsAreThoseOfTheModel) {
   EM_ON_GPU(device);
   const c10::NoGradGuard no_grad;
   struct Form {
-    DecodeWeights weights;
+    const char* weights;
     bool fp8_cache;
     double abs;
   };
   for (const Form& form :
-       {Form{DecodeWeights::kBf16, false, 0.06}, Form{DecodeWeights::kBf16, true, 0.25},
-        Form{DecodeWeights::kFp8, false, 0.3}, Form{DecodeWeights::kInt8, false, 0.15},
-        Form{DecodeWeights::kInt4, false, 1.2}}) {
-    SCOPED_TRACE(
-        fmt::format("weights {} fp8 cache {}", static_cast<int>(form.weights), form.fp8_cache));
+       {Form{"bfloat16", false, 0.06}, Form{"bfloat16", true, 0.25}, Form{"float8", false, 0.3},
+        Form{"int8", false, 0.15}, Form{"int8-g32-asym", false, 0.15}, Form{"int4", false, 1.2},
+        Form{"int4-g32", false, 1.2}, Form{"int4-g32-asym", false, 1.2}}) {
+    SCOPED_TRACE(fmt::format("weights {} fp8 cache {}", form.weights, form.fp8_cache));
     const Model model(device);
     std::vector<int64_t> ids = some_ids(70, 11);
     const at::Tensor before = model.logits(ids);
     const auto decoder = make_decoder(*model.llama, {.sequences = 3,
                                                      .max_positions = 256,
-                                                     .weights = form.weights,
+                                                     .weights = parse_skinny_form(form.weights),
                                                      .fp8_cache = form.fp8_cache});
     decoder->prefill(1, model.embed(ids), 200);
     EXPECT_TRUE(tensor_near(decoder->logits(2).narrow(0, 1, 1).cpu(), before, {0.03, 0.03}));

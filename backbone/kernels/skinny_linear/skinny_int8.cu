@@ -1,0 +1,15 @@
+// skinny_int8.cu — skinny_linear() of int8 weights; see skinny_linear_kernel.h.
+#include "backbone/kernels/skinny_linear/skinny_kernel.h"
+
+namespace euromodal {
+
+cudaError_t skinny_linear_int8(const SkinnyLinearArgs& a, cudaStream_t stream) {
+  using skinny::launch_integers;
+  if (a.group == 32)
+    return a.zero == nullptr ? launch_integers<WidenInt8<32, false>>(a, stream)
+                             : launch_integers<WidenInt8<32, true>>(a, stream);
+  return a.zero == nullptr ? launch_integers<WidenInt8<128, false>>(a, stream)
+                           : launch_integers<WidenInt8<128, true>>(a, stream);
+}
+
+}  // namespace euromodal
