@@ -13,6 +13,7 @@
 #include "cli/commands.h"
 #include "cli/generation_flags.h"
 #include "cli/options.h"
+#include "cli/thread_flags.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/log.h"
@@ -58,7 +59,8 @@ int run_bench(int argc, char** argv) {
   Options parser("bench", "speed of a text model beside what the machine allows");
   std::string what, model, weights, dtype = "bfloat16", cache = "auto", prompts = "512",
                                     generated = "64", depths = "0", batches = "1", output;
-  int64_t repetitions = 5, threads = 0;
+  int64_t repetitions = 5;
+  ThreadFlags threads;
   TextBenchOptions options;
   parser.positional("WHAT", &what, "text", /*required=*/true);
   parser.text("--model", &model, "PATH",
@@ -70,7 +72,7 @@ int run_bench(int argc, char** argv) {
   parser.text("--batch", &batches, "N,N", "sequences side by side, for generation");
   parser.i64("--repetitions", &repetitions, "of each case, interleaved; medians are reported", 1,
              1000);
-  parser.i64("--threads", &threads, "0: as many as LibTorch takes", 0, 1024);
+  threads.declare(parser);
   parser.text("--weights", &weights, "WORD", kWeightsHelp);
   parser.i64("--prefill-chunk", &options.prefill_rows, kPrefillHelp, 1, kMaxPrefillRows);
   parser.text("--kv-cache", &cache, "WORD", "keys and values: auto (the model's dtype) or int8");
@@ -93,7 +95,7 @@ int run_bench(int argc, char** argv) {
         if (tokens > 0) options.cases.push_back({true, tokens, depth, batch});
   }
   check<UsageError>(!options.cases.empty(), "bench: nothing to measure");
-  if (threads > 0) at::set_num_threads(static_cast<int>(threads));
+  threads.use();
 
   const TextModel text = bench_model(model, parse_dtype_word(dtype));
   pack_by_word(*text.llama, weights);

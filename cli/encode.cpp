@@ -5,6 +5,7 @@
 #include "backbone/device.h"
 #include "cli/commands.h"
 #include "cli/options.h"
+#include "cli/thread_flags.h"
 #include "core/files.h"
 #include "multimodal/encoder_folder.h"
 #include "multimodal/stored_features.h"
@@ -14,6 +15,7 @@ namespace euromodal::cli {
 int run_encode(int argc, char** argv) {
   std::string dir, output, features = "last", dtype = "float32", device_word = "cpu";
   std::vector<std::string> inputs;
+  ThreadFlags threads;
   Options options("encode", "feature rows of pictures or sound, as safetensors");
   options.text("--encoder", &dir, "DIR", "encoder folder (config.json, safetensors)", true);
   options.many("--input", &inputs, "MEDIA...", "pictures or sound files, in this order", true);
@@ -26,12 +28,14 @@ int run_encode(int argc, char** argv) {
                "last, pooled, or a hidden state such as -2 (default last)");
   options.text("--dtype", &dtype, "TYPE", "float32, bfloat16 or float16 (default float32)");
   options.text("--device", &device_word, "WORD", "cpu, cuda or cuda:N");
+  threads.declare(options);
   if (!options.parse(argc, argv)) return 0;
 
   const FeatureSelect select = FeatureSelect::parse(features);
   check<UsageError>(dtype == "float32" || dtype == "bfloat16" || dtype == "float16",
                     "--dtype: got {}, expected float32, bfloat16 or float16", dtype);
   const at::Device device = open_device(device_word);
+  threads.use();
   const std::unique_ptr<Encoder> encoder = load_encoder_folder(dir, parse_dtype(dtype));
   move_parameters(encoder->parameters(), device);
   const c10::NoGradGuard no_grad;

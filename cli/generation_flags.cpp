@@ -130,6 +130,7 @@ void GenerationFlags::declare(Options& parser) {
   parser.text("--dtype", &dtype_word_, "WORD",
               "float32, bfloat16 or float16 (without it: as the model's files)");
   parser.text("--device", &device_word_, "WORD", "cpu, cuda or cuda:N");
+  threads_.declare(parser);
   parser.text("--weights", &weights_word_, "WORD", kWeightsHelp);
   parser.text("--kv-cache", &cache_word_, "WORD", kCacheHelp);
 }
@@ -197,6 +198,7 @@ void GenerationFlags::check_plain_passes(const char* what) const {
 void GenerationFlags::finish(const Options& parser) {
   if (parser.given("--dtype")) dtype = parse_dtype_word(dtype_word_);
   device = open_device(device_word_);
+  threads_.use();
   if (device.is_cuda()) {
     parse_weights_word(weights_word_);
     check<UsageError>(cache_word_ != "int8",

@@ -10,6 +10,7 @@
 
 #include "backbone/weights/tokenizer.h"
 #include "cli/options.h"
+#include "cli/thread_flags.h"
 #include "inference/generator.h"
 #include "inference/stop_strings.h"
 
@@ -80,6 +81,7 @@ class GenerationFlags {
   std::string regex_, json_schema_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::string dtype_word_, device_word_ = "cpu";
+  ThreadFlags threads_;
   std::string weights_word_, cache_word_ = "auto";
   int64_t seed_ = 0;
 };

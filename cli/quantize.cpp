@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/generation_flags.h"
 #include "cli/options.h"
+#include "cli/thread_flags.h"
 #include "core/error.h"
 #include "core/log.h"
 
@@ -19,6 +20,7 @@ int run_quantize(int argc, char** argv) {
                  "writes a text model with packed weights: smaller, and mapped as it is by "
                  "generate, chat and score on the CPU");
   std::string dir, output, weights, dtype;
+  ThreadFlags threads;
   parser.text("--model", &dir, "DIR", "model folder or GGUF file", /*required=*/true);
   parser.text("--output", &output, "DIR", "folder to write; complete or absent",
               /*required=*/true);
@@ -28,6 +30,7 @@ int run_quantize(int argc, char** argv) {
               /*required=*/true);
   parser.text("--dtype", &dtype, "WORD",
               "of norms and embedding: float32, bfloat16 or float16 (without it: as the files)");
+  threads.declare(parser);
   parser.note(
       "How much quality it costs: euromodal score --model OUT --reference DIR --file TEXT.");
   if (!parser.parse(argc, argv)) return 0;
@@ -35,6 +38,7 @@ int run_quantize(int argc, char** argv) {
       parser.given("--dtype") ? std::optional(parse_dtype_word(dtype)) : std::nullopt;
   check<UsageError>(!std::filesystem::exists(output), "--output {}: is there already", output);
   check<UsageError>(!weights.empty(), "--weights: the word is empty");
+  threads.use();
   const auto start = std::chrono::steady_clock::now();
   const TextModel model = load_text_model(dir, type);
   check<UsageError>(!model.config.packed, "--model {}: its weights are packed already", dir);

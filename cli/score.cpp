@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/generation_flags.h"
 #include "cli/options.h"
+#include "cli/thread_flags.h"
 #include "core/error.h"
 #include "core/files.h"
 #include "core/json.h"
@@ -23,6 +24,7 @@ int run_score(int argc, char** argv) {
   std::string dir, text, file, embedding, dtype, weights, reference, cache = "auto", device = "cpu";
   ScoreOptions options;
   bool json = false;
+  ThreadFlags threads;
   parser.text("--model", &dir, "DIR", "model folder or GGUF file", /*required=*/true);
   parser.text("--text", &text, "TEXT", "the text");
   parser.text("--file", &file, "FILE", "a file with the text, taken byte for byte");
@@ -44,10 +46,12 @@ int run_score(int argc, char** argv) {
       "also say how far the model is from this one on the text: mean KL divergence, and how "
       "often both find the same token most likely");
   parser.text("--device", &device, "WORD", "cpu, cuda or cuda:N");
+  threads.declare(parser);
   if (!parser.parse(argc, argv)) return 0;
   check<UsageError>(parser.given("--text") != parser.given("--file"),
                     "give either --text or --file");
   const auto where = open_device(device);
+  threads.use();
   check<UsageError>(where.is_cpu() || cache == "auto", "--kv-cache {} goes with --device cpu here",
                     cache);
   options.int8_cache = parse_cpu_cache_word(cache);
