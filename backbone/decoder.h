@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -20,9 +21,11 @@ struct DecoderOptions {
   int64_t sequences = 1;      // slots
   int64_t max_positions = 0;  // of one sequence; 0: the model's own limit
   int64_t cache_tokens = 0;   // pages for so many positions in all; 0: sequences · max_positions
-  /// Of the blocks as decoding reads them. The head stays bf16, and so do the weights for prompts
-  /// and for steps of more than 16 sequences, which stay in memory beside the quantised ones.
-  SkinnyForm weights = {};
+  /// Of the blocks as decoding reads them; nothing: as they are (bf16, or codes of a packed folder,
+  /// which nothing else is quantised to then). The head stays as it is, and so do bf16 weights for
+  /// prompts and for steps of more than 16 sequences: they stay in memory beside the quantised
+  /// ones.
+  std::optional<SkinnyForm> weights;
   bool fp8_cache = false;  // keys and values as e4m3
   bool graphs = true;      // false: the same kernels launched one by one
 };

@@ -105,8 +105,7 @@ void move_parameters(const std::vector<NamedTensor>& parameters, at::Device devi
   for (const NamedTensor& parameter : parameters) {
     if (parameter.tensor.device() == device) continue;
     check(parameter.tensor.scalar_type() != at::kByte,
-          "{}: weights of a packed folder run on the CPU alone; on a GPU take the original folder "
-          "with --weights",
+          "{}: packed weights are for inference with a text model; take the original folder",
           parameter.name);
     parameter.tensor.set_data(parameter.tensor.detach().to(device));
   }

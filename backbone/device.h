@@ -11,7 +11,7 @@
 namespace euromodal {
 
 /// Raised whenever the interface between libeuromodal.so and libeuromodal_cuda.so changes.
-constexpr int kCudaAbi = 6;
+constexpr int kCudaAbi = 7;
 
 /// "cpu", "cuda" or "cuda:N"; another word is a UsageError. For CUDA: probes the driver, loads
 /// LibTorch's CUDA part and ours, checks that the device exists; each fault is one Error that says

@@ -2,6 +2,7 @@
 // second copy of that matrix alone, beside mapped pages that the system may drop.
 #include "backbone/gguf_model.h"
 
+#include <map>
 #include <unordered_set>
 
 #include <fmt/ranges.h>
@@ -9,6 +10,7 @@
 #include "backbone/kernels/packed_linear/packed_weight.h"
 #include "backbone/llama_block.h"
 #include "core/error.h"
+#include "core/log.h"
 
 namespace euromodal {
 namespace {
@@ -30,7 +32,10 @@ class GgufTaker {
   }
   void plain(const std::string& stored, const std::string& name, const std::vector<int64_t>& shape,
              std::span<const int64_t> rows = {}) {
-    out.push_back({name, file_.tensor(find(stored, shape), dtype_, rows)});
+    const GgufTensor& tensor = find(stored, shape);
+    const auto block = ggml_block(tensor.type);
+    if (block && block->elements > 1) ++dequantized_[block->name];
+    out.push_back({name, file_.tensor(tensor, dtype_, rows)});
   }
   void packed(const GgufLinear& linear, const PackedForm& form, std::span<const int64_t> rows) {
     const std::string stored = linear.stored + ".weight";
@@ -50,6 +55,12 @@ class GgufTaker {
           "{}: unexpected tensor {} of shape [{}] (a Llama-type model does not use it)",
           file_.header().file, tensor.name, fmt::join(tensor.shape, ", "));
     }
+    std::vector<std::string> words;
+    for (const auto& [type, count] : dequantized_)
+      words.push_back(fmt::format("{} {}", count, type));
+    if (!words.empty())
+      log_info("{}: matrices dequantised to {}: {}", file_.header().file, c10::toString(dtype_),
+               fmt::join(words, ", "));
   }
 
   std::vector<NamedTensor> out;
@@ -58,6 +69,7 @@ class GgufTaker {
   const GgufFile& file_;
   at::ScalarType dtype_;
   std::unordered_set<std::string> used_;
+  std::map<std::string, int64_t> dequantized_;  // how many of each type
 };
 
 }  // namespace

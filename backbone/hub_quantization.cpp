@@ -12,6 +12,7 @@
 #include "backbone/kernels/packed_linear/packed_weight.h"
 #include "backbone/llama_block.h"
 #include "core/error.h"
+#include "core/log.h"
 
 namespace euromodal {
 namespace {
@@ -186,12 +187,14 @@ std::vector<NamedTensor> pack_hub_tensors(std::vector<NamedTensor> tensors,
                                           at::ScalarType dtype, const std::string& what) {
   HubReader reader(std::move(tensors), how, what);
   std::vector<NamedTensor> out;
+  int64_t inexact = 0;
   for (const GgufLinear& linear : gguf_linears(config)) {
     if (!reader.has(linear.module + ".qweight")) continue;
     const HubLinear read = reader.read(linear.module, linear.outputs, linear.inputs);
     if (!linear.bias) reader.drop_empty_bias(linear.module);
     const auto form = exact_form(read, how);
     if (!form) {
+      ++inexact;
       out.push_back({linear.module + ".weight", dequantized(read).to(dtype)});
       continue;
     }
@@ -212,6 +215,11 @@ std::vector<NamedTensor> pack_hub_tensors(std::vector<NamedTensor> tensors,
                          "{}: config.json says that the weights are quantised, but no linear has a "
                          "qweight",
                          what);
+  if (inexact > 0)
+    log_info(
+        "{}: linears dequantised to {}: {} (their order of inputs, groups or scales have no packed "
+        "form)",
+        what, c10::toString(dtype), inexact);
   for (NamedTensor& named : reader.rest()) out.push_back(std::move(named));
   return out;
 }

@@ -20,13 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Those of all blocks and the head, also a tied one.
-std::vector<Linear> all_linears(const Llama& llama) {
-  std::vector<Linear> out = llama.linears();
-  if (llama.config().tie_embeddings) out.push_back(llama.head());
-  return out;
-}
-
 /// Files of a model folder that say nothing about how weights are stored.
 bool goes_along(const fs::path& file) {
   const std::string name = file.filename().string();
@@ -45,6 +38,12 @@ void write_gguf_files(const fs::path& gguf, const fs::path& to) {
 }
 
 }  // namespace
+
+std::vector<Linear> all_linears(const Llama& llama) {
+  std::vector<Linear> out = llama.linears();
+  if (llama.config().tie_embeddings) out.push_back(llama.head());
+  return out;
+}
 
 std::optional<PackedForm> packed_form(const Llama& llama) {
   for (const Linear& linear : all_linears(llama)) {

@@ -18,6 +18,9 @@ void pack_weights(const Llama& llama, const PackedForm& form);
 /// The same of those that are not packed yet, whatever the others are.
 void pack_plain_weights(const Llama& llama, const PackedForm& form);
 
+/// Those of all blocks and the head, also a tied one.
+std::vector<Linear> all_linears(const Llama& llama);
+
 /// The form of the first of its linears that is packed, or nothing.
 std::optional<PackedForm> packed_form(const Llama& llama);
 

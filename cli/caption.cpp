@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "backbone/device.h"
+#include "backbone/device_model.h"
 #include "cli/commands.h"
 #include "cli/generation_flags.h"
 #include "cli/options.h"
@@ -95,7 +96,7 @@ int run_caption(int argc, char** argv) {
 
   const auto start = std::chrono::steady_clock::now();
   const auto model = MultimodalModel::load(model_dir, flags.dtype);
-  move_parameters(model->parameters(), flags.device);
+  move_model(model->backbone(), model->parameters(), flags.device);
   const auto tokenizer = model->plan_context().tokenizer;
   flags.bind(tokenizer, model->backbone().config().eos_ids);
   flags.prepare(model->backbone(), 0);

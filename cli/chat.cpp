@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "backbone/device.h"
+#include "backbone/device_model.h"
 #include "backbone/llama.h"
 #include "backbone/lora.h"
 #include "backbone/weights/chat_template.h"
@@ -65,14 +66,14 @@ class ChatModel {
       : device_(flags.device), options_(flags.options) {
     if (MultimodalModel::is_folder(dir)) {
       coupled_ = MultimodalModel::load(dir, flags.dtype);
-      move_parameters(coupled_->parameters(), device_);
+      move_model(coupled_->backbone(), coupled_->parameters(), device_);
       return;
     }
     text_context_.tokenizer = Tokenizer::load(dir);
     text_context_.chat = ChatTemplate::load(dir);
     text_ = load_text_model(dir, flags.dtype);
     merge_lora(text_.llama->linears());
-    move_parameters(text_.parameters, device_);
+    move_model(*text_.llama, text_.parameters, device_);
   }
 
   const PlanContext& context() const { return coupled_ ? coupled_->plan_context() : text_context_; }

@@ -11,6 +11,7 @@
 #include <fmt/ranges.h>
 
 #include "backbone/device.h"
+#include "backbone/device_model.h"
 #include "backbone/llama.h"
 #include "backbone/lora.h"
 #include "backbone/peft_folder.h"
@@ -110,7 +111,7 @@ int run_generate(int argc, char** argv) {
     load_peft(lora, text_model.llama->linears());
     merge_lora(text_model.llama->linears());
   }
-  move_parameters(text_model.parameters, flags.device);
+  move_model(*text_model.llama, text_model.parameters, flags.device);
   flags.bind(tokenizer, config.eos_ids);
   if (many) {
     flags.prepare_batch(*text_model.llama);

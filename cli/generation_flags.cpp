@@ -50,8 +50,8 @@ PackedForm parse_packed_word(const std::string& word) {
 }
 
 /// What a GPU knows, which is more.
-SkinnyForm parse_weights_word(const std::string& word) {
-  if (word.empty()) return {};
+std::optional<SkinnyForm> parse_weights_word(const std::string& word) {
+  if (word.empty()) return std::nullopt;
   try {
     return parse_skinny_form(word);
   } catch (const Error& error) {
@@ -191,7 +191,8 @@ void GenerationFlags::prepare_batch(const Llama& llama) {
 }
 
 void GenerationFlags::check_plain_passes(const char* what) const {
-  check<UsageError>(parse_weights_word(weights_word_) == SkinnyForm{} && cache_word_ != "float8",
+  const SkinnyForm form = parse_weights_word(weights_word_).value_or(SkinnyForm{});
+  check<UsageError>(form == SkinnyForm{} && cache_word_ != "float8",
                     "{} on a GPU: --weights and --kv-cache may be bfloat16 alone", what);
 }
 

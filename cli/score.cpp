@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "backbone/device.h"
+#include "backbone/device_model.h"
 #include "backbone/llama.h"
 #include "backbone/lora.h"
 #include "backbone/weights/safetensors.h"
@@ -65,7 +66,7 @@ int run_score(int argc, char** argv) {
   const std::vector<int64_t> ids = tokenizer->encode(text, EncodeMode::kFull);
   const TextModel model = load_text_model(dir, type);
   merge_lora(model.llama->linears());
-  move_parameters(model.parameters, where);
+  move_model(*model.llama, model.parameters, where);
   if (where.is_cpu()) {
     pack_by_word(*model.llama, weights);
   } else {
@@ -78,7 +79,7 @@ int run_score(int argc, char** argv) {
   if (!reference.empty()) {
     const TextModel other = load_text_model(reference, type);
     merge_lora(other.llama->linears());
-    move_parameters(other.parameters, where);
+    move_model(*other.llama, other.parameters, where);
     const ModelDivergence d = compare_models(*other.llama, *model.llama, ids, options);
     const Json out = {{"tokens", d.tokens},
                       {"mean_kl", d.mean_kl},

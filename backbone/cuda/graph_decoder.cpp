@@ -54,7 +54,8 @@ GraphDecoder::GraphDecoder(const Llama& llama, const DecoderOptions& options)
                 N = config_.head_dim;
   const auto bf16 = llama.embedding_VD().options().requires_grad(false);
   const auto f32 = bf16.dtype(at::kFloat), i32 = bf16.dtype(at::kInt), i64 = bf16.dtype(at::kLong);
-  head_ = fuse({&llama.head()});
+  const std::vector<const Linear*> head = {&llama.head()};
+  head_ = fuse(head, std::nullopt, stream());
   kv_scale_2_ = at::ones({2}, f32);
   token_S_ = at::zeros({S}, i64);
   position_S_ = at::zeros({S}, i32);
@@ -300,7 +301,7 @@ void GraphDecoder::block(int64_t index, int64_t B) {
 
 // The same in LibTorch's products: pointers back to tensors of B rows.
 void GraphDecoder::wide_linear(const DecodeLinear& layer, const SkinnyLinearArgs& args, int64_t B) {
-  const auto options = layer.weight_OI.options().requires_grad(false);
+  const auto options = h_SD_.options();
   const auto view = [&](const void* data, int64_t width, at::ScalarType type) {
     return at::from_blob(const_cast<void*>(data), {B, width}, options.dtype(type));
   };
@@ -311,7 +312,7 @@ void GraphDecoder::wide_linear(const DecodeLinear& layer, const SkinnyLinearArgs
         at::from_blob(const_cast<void*>(args.norm_weight_K), {args.K}, options);
     x_BI = rms_norm(x_BI, weight_D, args.norm_eps, rows);
   }
-  at::Tensor y_BO = euromodal::linear(x_BI, layer.weight_OI, layer.bias_O, rows);
+  at::Tensor y_BO = euromodal::linear(x_BI, layer.plain_OI(), layer.bias_O, rows);
   if (args.epilogue == SkinnyEpilogue::kSwiglu) y_BO = swiglu(y_BO);
   if (args.residual_MN != nullptr) y_BO = y_BO + view(args.residual_MN, args.N, at::kBFloat16);
   view(args.y_MN, y_BO.size(1), args.y_type == DType::kF32 ? at::kFloat : at::kBFloat16)

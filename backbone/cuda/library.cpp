@@ -30,6 +30,8 @@ const euromodal::CudaOps* euromodal_cuda_ops() {
       .distillation_rows = &cuda::distillation_rows,
       .image_transform = &cuda::image_transform,
       .log_mel = &cuda::log_mel,
+      .widen_rows = &cuda::widen_rows,
+      .widen_float8 = &cuda::widen_float8,
       .make_decoder = &cuda::make_decoder,
   };
   return &ops;

@@ -3,6 +3,7 @@
 // their device, and waits for nothing.
 #pragma once
 #include "backbone/kernels/cuda_ops.h"
+#include "backbone/kernels/skinny_linear/skinny_weight.h"
 
 namespace euromodal::cuda {
 
@@ -55,6 +56,13 @@ void distillation_rows(const DistillationChunk& chunk);
 // media_transforms.cpp
 void image_transform(const ImageTransformJob& job);
 void log_mel(const LogMelJob& job);
+
+// widen_rows.cpp
+at::Tensor widen_rows(const SkinnyWeight& weight, at::ScalarType dtype);
+
+// float8_weight.cpp
+at::Tensor widen_float8(const at::Tensor& codes_OI, const at::Tensor& scale_O,
+                        at::ScalarType dtype);
 
 // graph_decoder.cpp
 std::unique_ptr<Decoder> make_decoder(const Llama& llama, const DecoderOptions& options);

@@ -14,6 +14,7 @@ namespace euromodal {
 
 class Decoder;
 class Llama;
+struct SkinnyWeight;
 struct DecoderOptions;
 
 /// One chunk of linear_cross_entropy: rows of logits to losses. C rows, V vocabulary.
@@ -134,6 +135,11 @@ struct CudaOps {
   void (*image_transform)(const ImageTransformJob& job) = nullptr;
   /// Within 1e-4 of the host's; same bits on every run.
   void (*log_mel)(const LogMelJob& job) = nullptr;
+  /// As the functions of these names in skinny_linear/skinny_weight.h and linear/float8_weight.h;
+  /// `dtype`: f32, bf16 or f16.
+  at::Tensor (*widen_rows)(const SkinnyWeight& weight, at::ScalarType dtype) = nullptr;
+  at::Tensor (*widen_float8)(const at::Tensor& codes_OI, const at::Tensor& scale_O,
+                             at::ScalarType dtype) = nullptr;
   /// See backbone/decoder.h.
   std::unique_ptr<Decoder> (*make_decoder)(const Llama& llama,
                                            const DecoderOptions& options) = nullptr;

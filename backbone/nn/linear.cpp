@@ -30,6 +30,7 @@ struct Linear::State {
   at::Tensor weight_OI, bias_O;
   std::optional<Lora> lora;
   PackedWeight packed = {};
+  SkinnyWeight skinny = {};
   at::Tensor scale_O = {};            // of a weight that was rounded to float8
   at::ScalarType dtype = at::kFloat;  // before that
 
@@ -39,7 +40,7 @@ struct Linear::State {
 
 namespace {
 
-/// A packed weight has no backward pass.
+/// A quantised weight has no backward pass.
 void check_inference(const std::string& name, const at::Tensor& x_TI) {
   check(!(x_TI.requires_grad() && c10::GradMode::is_enabled()),
         "{}: its weight is packed for inference, a gradient was asked for", name);
@@ -94,6 +95,10 @@ at::Tensor Linear::operator()(const at::Tensor& x_TI, const Segments& rows,
     check_inference(state_->name, x_TI);
     return packed_linear(x_TI, state_->packed, state_->bias_O);
   }
+  if (skinny()) {
+    check_inference(state_->name, x_TI);
+    return linear(x_TI, widen_rows(*skinny(), x_TI.scalar_type()), state_->bias_O, rows);
+  }
   if (!state_->lora) return linear(x_TI, state_->weight_OI, state_->bias_O, rows, state_->scale());
   const Lora& lora = *state_->lora;
   const LoraUpdate update{lora.a_RI, lora.b_OR, lora.scale(), lora.dropout,
@@ -111,8 +116,15 @@ at::Tensor Linear::plain_weight_OI() const {
 const PackedWeight* Linear::packed() const {
   return state_->packed.defined() ? &state_->packed : nullptr;
 }
-int64_t Linear::inputs() const { return packed() ? packed()->inputs : state_->weight_OI.size(1); }
-int64_t Linear::outputs() const { return packed() ? packed()->outputs : state_->weight_OI.size(0); }
+const SkinnyWeight* Linear::skinny() const {
+  return state_->skinny.defined() ? &state_->skinny : nullptr;
+}
+int64_t Linear::inputs() const {
+  return packed() ? packed()->inputs : skinny() ? skinny()->inputs : state_->weight_OI.size(1);
+}
+int64_t Linear::outputs() const {
+  return packed() ? packed()->outputs : skinny() ? skinny()->outputs : state_->weight_OI.size(0);
+}
 const Lora* Linear::lora() const { return state_->lora ? &*state_->lora : nullptr; }
 
 bool Linear::trains() const {
@@ -124,7 +136,8 @@ bool Linear::trains() const {
 void Linear::set_lora(Lora lora) {
   const at::Tensor& w = state_->weight_OI;
   check(!state_->lora.has_value(), "{} has a LoRA already", state_->name);
-  check(!packed(), "{} is packed for inference; a LoRA is put on before that", state_->name);
+  check(!packed() && !skinny(), "{} is packed for inference; a LoRA is put on before that",
+        state_->name);
   check(lora.a_RI.dim() == 2 && lora.b_OR.dim() == 2 && lora.a_RI.size(1) == w.size(1) &&
             lora.b_OR.size(0) == w.size(0) && lora.a_RI.size(0) == lora.b_OR.size(1),
         "{}: LoRA of shapes [{}] and [{}] does not fit the weight [{}]", state_->name,
@@ -183,6 +196,24 @@ void Linear::use(PackedWeight weight) {
         "{}: a packed weight of {} x {}, expected {} x {}", state_->name, weight.outputs,
         weight.inputs, outputs(), inputs());
   state_->packed = std::move(weight);
+}
+
+void Linear::use(SkinnyWeight weight) {
+  check(weight.outputs == outputs() && weight.inputs == inputs(),
+        "{}: a quantised weight of {} x {}, expected {} x {}", state_->name, weight.outputs,
+        weight.inputs, outputs(), inputs());
+  check(!state_->lora, "{}: a LoRA must be merged before the weight is quantised", state_->name);
+  if (packed()) state_->packed = {};
+  state_->skinny = std::move(weight);
+}
+
+void Linear::use(const at::Tensor& weight_OI) {
+  check(weight_OI.dim() == 2 && weight_OI.size(0) == outputs() && weight_OI.size(1) == inputs(),
+        "{}: a weight of [{}], expected [{}, {}]", state_->name, fmt::join(weight_OI.sizes(), ", "),
+        outputs(), inputs());
+  state_->packed = {};
+  state_->skinny = {};
+  state_->weight_OI = weight_OI;
 }
 
 std::vector<at::Tensor> apply_together(std::span<const Linear* const> linears,

@@ -12,6 +12,7 @@
 
 #include "backbone/kernels/packed_linear/packed_weight.h"
 #include "backbone/kernels/segments.h"
+#include "backbone/kernels/skinny_linear/skinny_weight.h"
 
 namespace euromodal {
 
@@ -50,13 +51,14 @@ class Linear {
                        const DropoutKeys& dropout = {}) const;
 
   const std::string& name() const;
-  const at::Tensor& weight_OI() const;  // [0] once packed
+  const at::Tensor& weight_OI() const;  // [0] once packed or in codes on a GPU
   const at::Tensor& bias_O() const;     // undefined: none
   const at::Tensor& scale_O() const;    // of a weight in float8; undefined: it is in none
   /// The weight in the layer's dtype, also one that is kept in float8.
   at::Tensor plain_weight_OI() const;
   const Lora* lora() const;            // null: none
   const PackedWeight* packed() const;  // null: not packed
+  const SkinnyWeight* skinny() const;  // quantised codes on a GPU; null: none
   int64_t inputs() const;
   int64_t outputs() const;
   /// Is any of its tensors trained?
@@ -79,6 +81,11 @@ class Linear {
   void pack(const PackedForm& form);
   /// Computes with a weight packed elsewhere; the plain one stays what it is (a tied embedding).
   void use(PackedWeight weight);
+  /// The same with codes for a GPU (any device; elsewhere slowly), which are widened for each
+  /// product. A packed weight is given up.
+  void use(SkinnyWeight weight);
+  /// The same with a plain matrix again.
+  void use(const at::Tensor& weight_OI);
 
  private:
   struct State;

@@ -139,7 +139,7 @@ TEST(PackedModelTest, FaultsAreNamed) {
       [&] {
         move_parameters({{"w", at::zeros({4}, at::kByte)}}, at::Device("cuda"));
       },
-      {"w", "packed", "CPU"})));
+      {"w", "packed", "inference", "original folder"})));
 }
 
 TEST(PackedModelTest, DamagedFoldersAreErrors) {

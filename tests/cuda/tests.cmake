@@ -53,7 +53,7 @@ target_sources(tests_kernels_emulated PRIVATE ${CMAKE_SOURCE_DIR}/backbone/cuda/
   ${CMAKE_SOURCE_DIR}/backbone/cuda/media_launch.cpp
   ${CMAKE_CURRENT_LIST_DIR}/emulated/decode_weights_test.cpp ${CMAKE_CURRENT_LIST_DIR}/emulated/sampled_decoding_test.cpp
   ${CMAKE_CURRENT_LIST_DIR}/emulated/device_preprocess_test.cpp)
-target_compile_definitions(tests_kernels_emulated PRIVATE EM_EMULATED)
+target_compile_definitions(tests_kernels_emulated PRIVATE EM_EMULATED EM_GOLDENS_DIR="${CMAKE_SOURCE_DIR}/tests/backbone/goldens")
 if(EUROMODAL_CUDA)
   euromodal_kernel_test(tests_kernels_gpu LINK em_cuda_kernels)
   set_tests_properties(tests_kernels_gpu PROPERTIES SKIP_REGULAR_EXPRESSION "no NVIDIA GPU on this host")

@@ -1,5 +1,5 @@
-// float8_weight.cpp — see float8_weight.h. On a GPU by LibTorch's conversions; on the host by a
-// table of the 256 codes, as c10 converts number by number.
+// float8_weight.cpp — see float8_weight.h. On a GPU by a kernel (float64: LibTorch's conversions);
+// on the host by a table of the 256 codes, as c10 converts number by number.
 #include "backbone/kernels/linear/float8_weight.h"
 
 #include <array>
@@ -13,6 +13,7 @@
 #include <c10/util/Float8_e4m3fn.h>
 
 #include "backbone/kernels/checks.h"
+#include "backbone/kernels/cuda_ops.h"
 
 namespace euromodal {
 namespace {
@@ -98,8 +99,8 @@ at::Tensor widen_float8(const at::Tensor& codes_OI, const at::Tensor& scale_O,
   check_shape(codes_OI, {-1, -1}, "widen_float8", "codes_OI");
   check_shape(scale_O, {codes_OI.size(0)}, "widen_float8", "scale_O");
   if (codes_OI.is_cpu()) return widen_on_host(codes_OI, scale_O.contiguous(), dtype);
-  if (dtype == at::kHalf)  // whose exponents a scale may leave
-    return codes_OI.to(at::kFloat).mul_(scale_O.unsqueeze(1)).to(dtype);
+  if (codes_OI.is_cuda() && dtype != at::kDouble)
+    return cuda_ops().widen_float8(codes_OI, scale_O, dtype);
   return codes_OI.to(dtype).mul_(scale_O.to(dtype).unsqueeze(1));
 }
 

@@ -5,7 +5,9 @@
 
 #include <ATen/ATen.h>
 
+#include "backbone/kernels/cuda_ops.h"
 #include "backbone/kernels/skinny_linear/skinny_layout.h"
+#include "backbone/kernels/skinny_linear/skinny_linear_ref.h"
 #include "core/error.h"
 
 namespace euromodal {
@@ -109,6 +111,12 @@ SkinnyWeight skinny_weight(const PackedWeight& weight) {
     out.zero = padded_groups(int8 ? parts.zeros_OG.bitwise_xor(128) : parts.zeros_OG, groups);
   }
   return out;
+}
+
+at::Tensor widen_rows(const SkinnyWeight& weight, at::ScalarType dtype) {
+  if (weight.form.type == DType::kBf16) return weight.codes.to(dtype);
+  if (weight.codes.is_cuda()) return cuda_ops().widen_rows(weight, dtype);
+  return skinny_weight_numbers(weight).to(at::kFloat).to(dtype);
 }
 
 SkinnyWeight join_rows(const std::vector<SkinnyWeight*>& parts) {

@@ -43,6 +43,10 @@ SkinnyWeight empty_skinny_weight(const SkinnyForm& form, int64_t outputs, int64_
 /// Of a weight on the CPU: bf16 pairs become the plain matrix, integers stay what they are.
 SkinnyWeight skinny_weight(const PackedWeight& weight);
 
+/// The numbers that a weight stands for, [O, I] in `dtype` (f32, bf16, f16), on its device; bf16 as
+/// it is where that is asked for.
+at::Tensor widen_rows(const SkinnyWeight& weight, at::ScalarType dtype);
+
 /// One weight of the rows of all, which are of one form and width; each part becomes a view of it.
 SkinnyWeight join_rows(const std::vector<SkinnyWeight*>& parts);
 

@@ -8,6 +8,7 @@
 #include "backbone/kernels/skinny_linear/skinny_layout.h"
 #include "backbone/kernels/skinny_linear/skinny_linear_kernel.h"
 #include "backbone/kernels/skinny_linear/skinny_linear_ref.h"
+#include "backbone/kernels/skinny_linear/widen_rows_kernel.h"
 #include "tests/support/device_buffer.h"
 #include "tests/support/tensor_near.h"
 
@@ -268,6 +269,37 @@ TEST(QuantizeRowsTest, WhatIsNoNumberShowsInTheScale) {
     EXPECT_EQ(finite.sum().item<int64_t>(), 3 * groups - 2) << skinny_form_name(form);
     EXPECT_EQ(finite[0][200 / form.group].item<int64_t>(), 0);
     EXPECT_EQ(finite[2][0].item<int64_t>(), 0);
+  }
+}
+
+TEST(WidenRowsTest, GivesTheNumbersOfEveryForm) {
+  EM_NEEDS_GPU();
+  for (const SkinnyForm& form : forms()) {
+    if (form.type == DType::kBf16) continue;
+    for (const auto& [N, K] : {std::pair<int64_t, int64_t>{3, 384}, {17, 40}, {5, 131}}) {
+      at::manual_seed(N * 1000 + K);
+      const SkinnyWeight weight = quantize_rows_ref(bf16(at::randn({N, K})), form);
+      const DeviceBuffer codes(weight.codes), scale(weight.scale),
+          zero(form.asymmetric ? weight.zero : at::zeros({1}, at::kByte));
+      for (const auto& [type, kernel_type] :
+           {std::pair{at::kFloat, DType::kF32}, std::pair{at::kBFloat16, DType::kBf16},
+            std::pair{at::kHalf, DType::kF16}}) {
+        const DeviceBuffer out = DeviceBuffer::poisoned({N, K}, type);
+        ASSERT_EQ(widen_rows({.codes = codes.data(),
+                              .scale = scale.data(),
+                              .zero = form.asymmetric ? zero.data() : nullptr,
+                              .out_NK = out.data(),
+                              .N = N,
+                              .K = K,
+                              .type = form.type,
+                              .group = static_cast<int>(form.group),
+                              .out_type = kernel_type},
+                             nullptr),
+                  cudaSuccess);
+        EXPECT_TRUE(out.tensor().equal(widen_rows(weight, type)))
+            << skinny_form_name(form) << " " << N << " x " << K << " " << c10::toString(type);
+      }
+    }
   }
 }
 

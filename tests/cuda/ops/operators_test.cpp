@@ -4,6 +4,7 @@
 
 #include "backbone/kernels/linear/float8_weight.h"
 #include "backbone/kernels/ops.h"
+#include "backbone/kernels/skinny_linear/skinny_linear_ref.h"
 #include "tests/cuda/ops/gpu.h"
 #include "tests/support/tensor_near.h"
 
@@ -163,6 +164,18 @@ TEST(OperatorsOnGpuTest, CachedAttentionIsThatOfTheCpu) {
                        got = attention_cached(q.to(device), k.to(device), v.to(device), 0.125);
       EXPECT_TRUE(tensor_near(got.cpu(), want, {2e-2, 2e-2})) << now;
     }
+  }
+}
+
+TEST(OperatorsOnGpuTest, WidenedWeightsAreThoseOfTheCpu) {
+  EM_ON_GPU(device);
+  at::manual_seed(3);
+  const at::Tensor w = at::randn({37, 200}).to(at::kBFloat16);
+  for (const char* word : {"float8", "int8", "int8-g32-asym", "int4-asym", "int4-g32"}) {
+    const SkinnyWeight weight = quantize_rows_ref(w, parse_skinny_form(word));
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16, at::kHalf})
+      EXPECT_TRUE(widen_rows(weight.to(device), type).cpu().equal(widen_rows(weight, type)))
+          << word;
   }
 }
 
