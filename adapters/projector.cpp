@@ -9,6 +9,7 @@
 #include "backbone/kernels/layer_norm/layer_norm.h"
 #include "backbone/kernels/linear/linear.h"
 #include "backbone/kernels/rms_norm/rms_norm.h"
+#include "backbone/kernels/to_device.h"
 #include "core/error.h"
 
 namespace euromodal {
@@ -78,10 +79,7 @@ at::Tensor drop_prefix(const at::Tensor& rows_LE, const std::vector<RowLayout>& 
     for (int64_t i = item.prefix; i < item.rows(); ++i) index.push_back(at + i);
     at += item.rows();
   }
-  const auto count = static_cast<int64_t>(index.size());
-  return rows_LE.index_select(
-      0,
-      at::from_blob(index.data(), {count}, at::kLong).to(rows_LE.device(), at::kLong, false, true));
+  return rows_LE.index_select(0, to_device(index, rows_LE.device()));
 }
 
 at::Tensor checked_rows(const AdapterInput& input, int64_t feature_width, at::ScalarType dtype) {

@@ -51,7 +51,7 @@ struct Llama::Impl {
     if (have < positions || table.cos_PN.device() != device) {
       const int64_t rows = std::min(config.max_positions, std::max<int64_t>(2 * positions, 256));
       table = rope_table(config.rope, rows, config.max_positions);
-      table = {table.cos_PN.to(device), table.sin_PN.to(device)};
+      table = {to_device(table.cos_PN, device), to_device(table.sin_PN, device)};
     }
     return table;
   }
@@ -144,7 +144,7 @@ at::Tensor Llama::embed(const at::Tensor& ids_T, const Segments& rows) const {
       check<DataError>(ids[t] >= 0 && ids[t] < V, "token id {} is outside the vocabulary of {}",
                        ids[t], V);
   }
-  return embedding(impl_->embedding_VD, ids_T.to(impl_->embedding_VD.device(), true), rows);
+  return embedding(impl_->embedding_VD, to_device(ids_T, impl_->embedding_VD.device()), rows);
 }
 
 at::Tensor Llama::forward(const at::Tensor& emb_TD, const Segments& rows,

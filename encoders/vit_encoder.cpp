@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include "backbone/kernels/ops.h"
+#include "backbone/kernels/to_device.h"
 #include "encoders/feature_select.h"
 #include "encoders/write_folder.h"
 
@@ -143,7 +144,8 @@ Segments VitEncoder::image_segments(int64_t count, int64_t length, bool per_item
 
 at::Tensor VitEncoder::repeat_rows(const at::Tensor& table_PD, int64_t count, bool per_item) {
   const int64_t rows = table_PD.size(0);
-  const at::Tensor ids_T = at::arange(rows, at::kLong).repeat({count});
+  const at::Tensor ids_T =
+      at::arange(rows, table_PD.options().dtype(at::kLong).requires_grad(false)).repeat({count});
   return embedding(table_PD, ids_T, image_segments(count, rows, per_item));
 }
 
@@ -151,7 +153,8 @@ at::Tensor VitEncoder::patch_rows(const std::vector<EncoderInput>& inputs, bool 
   std::vector<at::Tensor> parts;
   for (const EncoderInput& input : inputs) parts.push_back(input.x);
   check<DataError>(!parts.empty(), "no picture to encode");
-  const at::Tensor x_NCHW = at::cat(parts).to(patch_OCHW_.device(), patch_OCHW_.scalar_type());
+  const at::Tensor x_NCHW =
+      to_device(at::cat(parts), patch_OCHW_.device()).to(patch_OCHW_.scalar_type());
   const int64_t n = x_NCHW.size(0), p = config_.patch, grid = config_.grid(), used = grid * p;
   // Stride = kernel size: a convolution is one matrix product over patches. Pixels beyond the last
   // whole patch are not used.

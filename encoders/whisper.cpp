@@ -10,10 +10,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <mutex>
 
 #include <ATen/ATen.h>
 
 #include "backbone/kernels/ops.h"
+#include "backbone/kernels/to_device.h"
 #include "core/files.h"
 #include "encoders/feature_select.h"
 #include "encoders/preprocess/log_mel.h"
@@ -77,25 +79,25 @@ void whisper_fill_positions_(const at::Tensor& table_PD) {
 }
 
 // 1 on every row but the first (or the last) of each segment: [T, 1].
-at::Tensor whisper_inner_mask(const Segments& rows, bool first, at::ScalarType dtype) {
+at::Tensor whisper_inner_mask(const Segments& rows, bool first, const at::Tensor& like) {
   std::vector<float> mask(static_cast<size_t>(rows.rows()), 1.0f);
   for (int64_t s = 0; s < rows.count(); ++s)
     mask[static_cast<size_t>(first ? rows.begin(s) : rows.begin(s + 1) - 1)] = 0.0f;
-  return at::tensor(mask).to(dtype).unsqueeze(1);
+  return to_device(at::tensor(mask).to(like.scalar_type()).unsqueeze(1), like.device());
 }
 
 // x_TC with every row replaced by the one before it (zeros before the first of a segment).
 at::Tensor whisper_previous(const at::Tensor& x_TC, const Segments& rows) {
   const at::Tensor shifted_TC =
       at::cat({at::zeros_like(x_TC.narrow(0, 0, 1)), x_TC.narrow(0, 0, x_TC.size(0) - 1)});
-  return shifted_TC * whisper_inner_mask(rows, /*first=*/true, x_TC.scalar_type());
+  return shifted_TC * whisper_inner_mask(rows, /*first=*/true, x_TC);
 }
 
 // The same with the one after it.
 at::Tensor whisper_next(const at::Tensor& x_TC, const Segments& rows) {
   const at::Tensor shifted_TC =
       at::cat({x_TC.narrow(0, 1, x_TC.size(0) - 1), at::zeros_like(x_TC.narrow(0, 0, 1))});
-  return shifted_TC * whisper_inner_mask(rows, /*first=*/false, x_TC.scalar_type());
+  return shifted_TC * whisper_inner_mask(rows, /*first=*/false, x_TC);
 }
 
 // [O, C, 3] as the matrix over (left, middle, right) neighbours: [O, 3 C].
@@ -148,8 +150,7 @@ class WhisperEncoder final : public Encoder {
     Features out;
     std::vector<at::Tensor> mel_parts, position_parts;
     std::vector<int64_t> frames, rows, kept;
-    // The table is no parameter: it stays where it was loaded.
-    const at::Tensor positions_PD = positions_PD_.to(conv1_bias_.device());
+    const at::Tensor positions_PD = positions_on(conv1_bias_.device());
     for (const EncoderInput& input : inputs) {
       out.items.push_back(layout(input, select));
       add_windows(input, mel_parts, frames);
@@ -166,7 +167,7 @@ class WhisperEncoder final : public Encoder {
     const Segments row_segments = Segments::from_lengths(rows, per_item);
 
     const at::Tensor mel_FM =
-        at::cat(mel_parts).to(conv1_bias_.device(), conv1_bias_.scalar_type());
+        to_device(at::cat(mel_parts), conv1_bias_.device()).to(conv1_bias_.scalar_type());
     at::Tensor x_TD = subsample(mel_FM, frame_segments, row_segments) + at::cat(position_parts);
     const int64_t blocks = select_blocks(select, config_.layers);
     x_TD = run_encoder_blocks({blocks_, row_segments, dropout}, blocks, checkpointing_, x_TD);
@@ -226,6 +227,14 @@ class WhisperEncoder final : public Encoder {
       if (!tensor.tensor.is_same(positions_PD_)) parameters_.push_back(tensor);
   }
 
+  // The table is no parameter: it stays where it was loaded, and a device has a copy.
+  at::Tensor positions_on(at::Device device) const {
+    const std::scoped_lock lock(positions_mutex_);
+    if (!positions_there_PD_.defined() || positions_there_PD_.device() != device)
+      positions_there_PD_ = to_device(positions_PD_, device);
+    return positions_there_PD_;
+  }
+
   // The frames of an input's windows, [F, M] each.
   void add_windows(const EncoderInput& input, std::vector<at::Tensor>& parts,
                    std::vector<int64_t>& frames) const {
@@ -277,6 +286,8 @@ class WhisperEncoder final : public Encoder {
   LogMelConfig mel_;
   std::string prefix_;
   at::Tensor conv1_OC3_, conv1_bias_, conv2_OC3_, conv2_bias_, positions_PD_;
+  mutable at::Tensor positions_there_PD_;
+  mutable std::mutex positions_mutex_;
   std::vector<EncoderBlock> blocks_;
   Checkpointing checkpointing_;
   NormLayer norm_;

@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "backbone/kernels/to_device.h"
 #include "backbone/lora.h"
 #include "core/error.h"
 #include "core/time_split.h"
@@ -63,7 +64,7 @@ at::Tensor coupled_lookup_ids(const Batch& batch) {
   return ids_T.defined() ? ids_T : batch.ids_T;
 }
 
-/// In the encoder's dtype.
+/// In the encoder's dtype, where it lies.
 at::Tensor coupled_stored_rows(const StoredFeatures& stored, const Encoder& encoder,
                                const SpliceItem& place) {
   const at::Tensor& rows_LE = stored.rows_LE;
@@ -71,7 +72,8 @@ at::Tensor coupled_stored_rows(const StoredFeatures& stored, const Encoder& enco
                    "sample {}: {} {}: stored features [{}, {}], expected [{}, {}]", place.sample,
                    modality_name(place.kind), place.item, rows_LE.size(0), rows_LE.size(1),
                    stored.layout.rows(), encoder.width());
-  return rows_LE.to(encoder.parameters().front().tensor.scalar_type());
+  const at::Tensor& like = encoder.parameters().front().tensor;
+  return to_device(rows_LE.to(like.scalar_type()).contiguous(), like.device());
 }
 
 }  // namespace
@@ -138,7 +140,7 @@ at::Tensor CoupledModel::embed(const Batch& batch, FeatureCache* cache) const {
   std::vector<Gathered> gathered;  // all counts are checked before any work
   for (const Modality kind : kModalities) gathered.push_back(gather(batch, kind));
   at::Tensor emb_TD = parts_.text.llama->embed(
-      coupled_lookup_ids(batch).to(parts_.text.llama->embedding_VD().device()), batch.rows);
+      to_device(coupled_lookup_ids(batch), parts_.text.llama->embedding_VD().device()), batch.rows);
   for (const Gathered& items : gathered) {
     if (items.places.empty()) continue;
     const MediaPart& media = part(items.kind);

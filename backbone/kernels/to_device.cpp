@@ -17,7 +17,7 @@ struct KeptStarts {
 }  // namespace
 
 at::Tensor to_device(const at::Tensor& cpu, at::Device device) {
-  if (device.is_cpu()) return cpu;
+  if (cpu.device() == device) return cpu;
   return cpu.pin_memory().to(device, /*non_blocking=*/true);
 }
 

@@ -83,9 +83,7 @@ at::Tensor Linear::lora_rows(const at::Tensor& x_TI, const Segments& rows,
   const Lora& lora = *state_->lora;
   const std::vector<uint64_t> keys = linear_keys(state_->name, lora, dropout);
   const at::Tensor dropped_TI =
-      keys.empty()
-          ? x_TI
-          : x_TI * lora_dropout_mask(lora.dropout, keys, x_TI.size(1), x_TI.scalar_type(), rows);
+      keys.empty() ? x_TI : x_TI * lora_dropout_mask(lora.dropout, keys, x_TI, rows);
   return linear(dropped_TI, lora.a_RI, at::Tensor(), rows) * lora.scale();
 }
 

@@ -15,6 +15,12 @@ namespace euromodal {
 
 constexpr const char* kTinyWords[] = {"balena", "tromba", "sushi", "Mikrobe"};
 
+/// The repository: where it was built, else (a GPU host with the programs alone) the folder that
+/// tests run in.
+inline std::string tiny_source() {
+  return std::filesystem::exists(EM_SOURCE_DIR) ? EM_SOURCE_DIR : ".";
+}
+
 /// 16 x 16 pixels of one colour with noise; the class is the colour.
 inline std::string tiny_picture(int64_t kind, uint64_t seed) {
   Rng rng(seed);
@@ -122,7 +128,7 @@ class TinyWorld {
       out += fmt::format(
           "objective:\n  type: next_token\n  model: {{backbone: {{random: {{config: "
           "{}/backbone.json, tokenizer: {}/configs/nano/tokenizer}}}}}}\n",
-          d, EM_SOURCE_DIR);
+          d, tiny_source());
     } else if (objective == "pictures") {
       out += fmt::format(
           "objective:\n  type: classification\n  encoder: {{random: {{config: {0}/image.json, "

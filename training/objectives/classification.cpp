@@ -8,6 +8,7 @@
 #include <c10/core/GradMode.h>
 
 #include "backbone/kernels/linear/linear.h"
+#include "backbone/kernels/to_device.h"
 #include "core/files.h"
 #include "multimodal/encoder_folder.h"
 #include "training/data/datasets.h"
@@ -75,7 +76,7 @@ class Classification final : public Objective {
         Segments::from_lengths(std::vector<int64_t>(targets.size(), 1), batch.rows.per_sample);
     const at::Tensor logits_SC = linear(pool(features).to(at::kFloat), weight_CE_, bias_C_, items);
     const at::Tensor log_p_SC = at::log_softmax(logits_SC, 1);
-    const at::Tensor target_S1 = at::tensor(targets, at::kLong).view({S, 1});
+    const at::Tensor target_S1 = to_device(targets, log_p_SC.device()).view({S, 1});
     at::Tensor loss_S = -log_p_SC.gather(1, target_S1).view({S}) * (1.0 - label_smoothing_);
     if (label_smoothing_ > 0.0) loss_S = loss_S - log_p_SC.mean(1) * label_smoothing_;
     out.loss_sum = loss_S.sum();

@@ -6,6 +6,7 @@
 #include <c10/core/GradMode.h>
 
 #include "backbone/kernels/distillation/distillation.h"
+#include "backbone/kernels/to_device.h"
 
 namespace euromodal {
 
@@ -84,8 +85,7 @@ TeacherRows teacher_rows(const MultimodalModel& model, const Batch& batch) {
   const Batch packed = collate(std::move(texts), batch.rows.per_sample);
   const at::Tensor hidden_TD = model.forward(packed);
   const LabelledRows labelled = labelled_rows(packed, {});
-  out.hidden_RD =
-      hidden_TD.index_select(0, at::tensor(labelled.rows, at::kLong).to(hidden_TD.device()));
+  out.hidden_RD = hidden_TD.index_select(0, to_device(labelled.rows, hidden_TD.device()));
   return out;
 }
 
@@ -118,16 +118,15 @@ Divergence divergence(const Batch& batch, const at::Tensor& hidden_TD, const Tea
   const auto device = hidden_TD.device();
   at::Tensor row_loss;
   out.sum = linear_distillation(
-      {.student_RD = hidden_TD.index_select(0, at::tensor(student_at, at::kLong).to(device)),
-       .teacher_RD =
-           teacher.hidden_RD.index_select(0, at::tensor(teacher_at, at::kLong).to(device)),
+      {.student_RD = hidden_TD.index_select(0, to_device(student_at, device)),
+       .teacher_RD = teacher.hidden_RD.index_select(0, to_device(teacher_at, device)),
        .weight_VD = head_VD.detach(),
-       .row_weight_R = at::tensor(weights, at::kFloat).to(device),
+       .row_weight_R = to_device(at::tensor(weights, at::kFloat), device),
        .temperature = temperature,
        .row_loss_R = &row_loss},
       Segments::from_lengths(lengths, batch.rows.per_sample));
   out.row_loss_R = at::zeros({static_cast<int64_t>(labelled.rows.size())}, row_loss.options())
-                       .index_copy_(0, at::tensor(labelled_at, at::kLong).to(device), row_loss);
+                       .index_copy_(0, to_device(labelled_at, device), row_loss);
   return out;
 }
 

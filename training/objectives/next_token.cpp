@@ -11,6 +11,7 @@
 #include "backbone/greedy.h"
 #include "backbone/kernels/cross_entropy/cross_entropy.h"
 #include "backbone/kernels/row_losses.h"
+#include "backbone/kernels/to_device.h"
 #include "core/time_split.h"
 #include "multimodal/model.h"
 #include "multimodal/record_prompt.h"
@@ -23,10 +24,6 @@
 namespace euromodal {
 
 namespace {
-
-at::Tensor next_token_index(const std::vector<int64_t>& values) {
-  return at::tensor(values, at::TensorOptions().dtype(at::kLong));
-}
 
 bool next_token_pretrained(const Config& model) {
   return model.has("folder") || model.child("backbone").has("model");
@@ -232,16 +229,16 @@ class NextToken final : public Objective {
     const TimeScope scope("loss");
     const auto device = pass.hidden_TD.device();
     const Segments rows = Segments::from_lengths(labelled.lengths, pass.batch.rows.per_sample);
-    const at::Tensor hidden_RD =
-        pass.hidden_TD.index_select(0, next_token_index(labelled.rows).to(device));
+    const at::Tensor hidden_RD = pass.hidden_TD.index_select(0, to_device(labelled.rows, device));
     const Linear& head = model_->backbone().head();
     const bool low = head.lora() != nullptr;
     return linear_cross_entropy(
         {.hidden_RD = hidden_RD,
          .weight_VD = head_VD_,
-         .labels_R = next_token_index(labelled.labels).to(device),
-         .row_weight_R = weights_.all_one() ? at::Tensor()
-                                            : at::tensor(labelled.weights, at::kFloat).to(device),
+         .labels_R = to_device(labelled.labels, device),
+         .row_weight_R = weights_.all_one()
+                             ? at::Tensor()
+                             : to_device(at::tensor(labelled.weights, at::kFloat), device),
          .label_smoothing = label_smoothing_,
          .z_loss = pass.training ? z_loss_ : 0.0,
          .row_loss_R = row_loss_R,

@@ -11,6 +11,7 @@
 #include "backbone/kernels/checks.h"
 #include "backbone/kernels/linear/float8_weight.h"
 #include "backbone/kernels/matmul.h"
+#include "backbone/kernels/to_device.h"
 #include "core/rng.h"
 
 namespace euromodal {
@@ -28,7 +29,7 @@ struct LoraNumbers {
 
 at::Tensor lora_mask(const LoraNumbers& numbers, const at::Tensor& x_TI, const Segments& rows) {
   const std::vector<uint64_t> keys(numbers.keys.begin(), numbers.keys.end());
-  return lora_dropout_mask(numbers.dropout, keys, x_TI.size(1), x_TI.scalar_type(), rows);
+  return lora_dropout_mask(numbers.dropout, keys, x_TI, rows);
 }
 
 /// into_TO += left_TR right_RO.
@@ -114,8 +115,9 @@ struct LoraFunction final : torch::autograd::Function<LoraFunction> {
 
 }  // namespace
 
-at::Tensor lora_dropout_mask(double dropout, const std::vector<uint64_t>& keys, int64_t width,
-                             at::ScalarType dtype, const Segments& rows) {
+at::Tensor lora_dropout_mask(double dropout, const std::vector<uint64_t>& keys,
+                             const at::Tensor& x_TI, const Segments& rows) {
+  const int64_t width = x_TI.size(1);
   check(static_cast<int64_t>(keys.size()) == rows.count(),
         "lora_dropout_mask: {} keys for {} samples", keys.size(), rows.count());
   at::Tensor mask_TI = at::empty({rows.rows(), width}, at::kFloat);
@@ -137,7 +139,7 @@ at::Tensor lora_dropout_mask(double dropout, const std::vector<uint64_t>& keys, 
       }
     });
   }
-  return mask_TI.to(dtype);
+  return to_device(mask_TI.to(x_TI.scalar_type()), x_TI.device());
 }
 
 at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& weight_OI,

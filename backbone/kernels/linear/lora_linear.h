@@ -30,8 +30,9 @@ at::Tensor lora_linear(const at::Tensor& x_TI, const at::Tensor& weight_OI,
                        const at::Tensor& bias_O, const LoraUpdate& lora, const Segments& rows,
                        const at::Tensor& scale_O = {});
 
-/// What the update's input is multiplied with: 0 or 1 / (1 - dropout), [T, I] of `dtype`.
-at::Tensor lora_dropout_mask(double dropout, const std::vector<uint64_t>& keys, int64_t width,
-                             at::ScalarType dtype, const Segments& rows);
+/// What the update's input is multiplied with: 0 or 1 / (1 - dropout), [T, I] like x_TI (dtype,
+/// device), whose values do not matter. Drawn on the host.
+at::Tensor lora_dropout_mask(double dropout, const std::vector<uint64_t>& keys,
+                             const at::Tensor& x_TI, const Segments& rows);
 
 }  // namespace euromodal

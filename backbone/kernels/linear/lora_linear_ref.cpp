@@ -11,8 +11,7 @@ at::Tensor lora_linear_ref(const at::Tensor& x_TI, const at::Tensor& weight_OI,
                            const at::Tensor& bias_O, const LoraUpdate& lora, const Segments& rows) {
   at::Tensor dropped_TI = x_TI;
   if (lora.dropout > 0.0 && !lora.keys.empty()) {
-    dropped_TI =
-        x_TI * lora_dropout_mask(lora.dropout, lora.keys, x_TI.size(1), x_TI.scalar_type(), rows);
+    dropped_TI = x_TI * lora_dropout_mask(lora.dropout, lora.keys, x_TI, rows);
   }
   const at::Tensor update_TO =
       linear_ref(linear_ref(dropped_TI, lora.a_RI, {}), lora.b_OR, {}) * lora.scale;

@@ -8,6 +8,7 @@
 #include "backbone/kernels/checks.h"
 #include "backbone/kernels/cuda_ops.h"
 #include "backbone/kernels/splice_rows/splice_rows_ref.h"
+#include "backbone/kernels/to_device.h"
 
 namespace euromodal {
 
@@ -67,7 +68,7 @@ at::Tensor splice_rows(const at::Tensor& emb_TD, const at::Tensor& rows_MD,
         rows_MD.size(0));
   if (total == 0) return emb_TD;
   if (!emb_TD.is_cuda()) return splice_rows_ref(emb_TD, rows_MD, spans);
-  const at::Tensor table_3S = span_table(spans).to(emb_TD.device());
+  const at::Tensor table_3S = to_device(span_table(spans), emb_TD.device());
   if (!needs_graph(emb_TD, rows_MD)) return cuda_ops().splice_forward(emb_TD, rows_MD, table_3S);
   return SpliceCudaFunction::apply(emb_TD, rows_MD, table_3S);
 }

@@ -130,12 +130,12 @@ TEST(LoraLinearTest, PackedEqualsOneByOneBitForBit) {
 
 TEST(LoraLinearTest, DropoutDropsItsShareAndDependsOnKeyRowAndColumnAlone) {
   const Segments rows = Segments::from_lengths({40, 3, 57});
-  const at::Tensor mask = lora_dropout_mask(0.2, {1, 2, 3}, 101, at::kFloat, rows);
+  const at::Tensor mask = lora_dropout_mask(0.2, {1, 2, 3}, at::empty({rows.rows(), 101}), rows);
   const double share = mask.eq(0).to(at::kFloat).mean().item<double>();
   EXPECT_NEAR(share, 0.2, 0.015);  // of 10100 draws: 3.8 standard deviations
   EXPECT_TRUE(mask.eq(0).logical_or(mask.eq(1.25F)).all().item<bool>());
   const at::Tensor other =
-      lora_dropout_mask(0.2, {3, 1}, 101, at::kFloat, Segments::from_lengths({57, 40}));
+      lora_dropout_mask(0.2, {3, 1}, at::empty({97, 101}), Segments::from_lengths({57, 40}));
   EXPECT_TRUE(same_bits(other.narrow(0, 0, 57), mask.narrow(0, 43, 57)));
   EXPECT_TRUE(same_bits(other.narrow(0, 57, 40), mask.narrow(0, 0, 40)));
   EXPECT_FALSE(same_bits(mask.narrow(0, 0, 3), mask.narrow(0, 40, 3)));
