@@ -19,7 +19,8 @@ constexpr int64_t kPartPositions = 8 * kPagePositions;
 
 }  // namespace
 
-DecodeKernelChoice decode_kernel(CpuIsa isa, KvType type, bool bf16_q) {
+DecodeKernelChoice decode_kernel([[maybe_unused]] CpuIsa isa, KvType type,
+                                 [[maybe_unused]] bool bf16_q) {
 #if defined(__x86_64__)
   // (machines with AMX are Intel's, whose vdpbf16ps is slow: cpu_features.cpp)
   if (isa == CpuIsa::kAvx512Bf16 && type == KvType::kBf16 && bf16_q)

@@ -15,7 +15,7 @@
 
 namespace euromodal {
 
-PackedKernels packed_kernels(CpuIsa isa) {
+PackedKernels packed_kernels([[maybe_unused]] CpuIsa isa) {
   PackedKernels out = packed::portable();
 #if defined(__x86_64__)
   if (isa >= CpuIsa::kAvx2) out = packed::avx2();
