@@ -29,21 +29,12 @@ class Watched final : public BlockHooks {
   int64_t seen = 0;
 };
 
-/// Every tensor drawn (a fresh model writes nothing into its residual stream).
 TextModel small_model(at::ScalarType dtype, bool biases) {
   LlamaConfig config = llama_config(
       {.V = 60, .D = 72, .F = 150, .layers = 3, .H = 6, .K = 2, .N = 24, .positions = 256});
   config.attention_bias = biases;
   config.mlp_bias = biases;
-  TextModel out = random_text_model(config, 1);
-  std::vector<NamedTensor> tensors;
-  uint64_t seed = 1;
-  for (const NamedTensor& p : out.parameters)
-    tensors.push_back({p.name, randn(p.tensor.sizes(), ++seed).mul_(0.2).to(dtype)});
-  Weights weights = Weights::from_tensors(std::move(tensors), dtype);
-  out.llama = std::make_unique<Llama>(out.config, weights.scope());
-  out.parameters = weights.taken();
-  return out;
+  return drawn_model(config, dtype);
 }
 
 struct Decoded {

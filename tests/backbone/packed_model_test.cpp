@@ -32,17 +32,8 @@ LlamaConfig small_config(bool tied) {
   return config;
 }
 
-/// Every tensor drawn (a fresh model writes nothing into its residual stream).
 TextModel small_model(at::ScalarType dtype, bool tied = false) {
-  TextModel out = random_text_model(small_config(tied), 1);
-  std::vector<NamedTensor> tensors;
-  uint64_t seed = 1;
-  for (const NamedTensor& p : out.parameters)
-    tensors.push_back({p.name, randn(p.tensor.sizes(), ++seed).mul_(0.2).to(dtype)});
-  Weights weights = Weights::from_tensors(std::move(tensors), dtype);
-  out.llama = std::make_unique<Llama>(out.config, weights.scope());
-  out.parameters = weights.taken();
-  return out;
+  return drawn_model(small_config(tied), dtype);
 }
 
 at::Tensor logits_of(const Llama& llama) {

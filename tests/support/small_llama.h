@@ -1,5 +1,9 @@
 // small_llama.h — backbones that tests make up: a config of a few numbers, and a drawn model.
 #pragma once
+#include <memory>
+#include <utility>
+#include <vector>
+
 #include "backbone/llama.h"
 #include "tests/support/gradcheck.h"
 
@@ -32,6 +36,19 @@ inline TextModel small_llama(const LlamaShape& shape, DrawnLlama drawn = {}) {
   TextModel out = random_text_model(llama_config(shape), 3);
   for (const NamedTensor& p : out.parameters)
     p.tensor.copy_(randn(p.tensor.sizes(), ++drawn.seed, at::kFloat).mul_(drawn.scale));
+  return out;
+}
+
+/// `config` in `dtype`, every tensor drawn too, in memory of its own as read from a folder.
+inline TextModel drawn_model(const LlamaConfig& config, at::ScalarType dtype) {
+  TextModel out = random_text_model(config, 1);
+  std::vector<NamedTensor> tensors;
+  uint64_t seed = 1;
+  for (const NamedTensor& p : out.parameters)
+    tensors.push_back({p.name, randn(p.tensor.sizes(), ++seed).mul_(0.2).to(dtype)});
+  Weights weights = Weights::from_tensors(std::move(tensors), dtype);
+  out.llama = std::make_unique<Llama>(out.config, weights.scope());
+  out.parameters = weights.taken();
   return out;
 }
 
