@@ -23,7 +23,8 @@ namespace euromodal {
 
 namespace {
 
-constexpr int64_t kProducts = 4;  // of a block: q, k, v; o; gate, up; down
+// Of a block, what threads take pieces of: products q, k, v; o; gate, up; down; attention.
+constexpr int64_t kTaken = 5, kAttention = 4;
 
 bool plain(const at::Tensor& t, at::ScalarType dtype) {
   return !t.defined() || (t.scalar_type() == dtype && t.is_contiguous() && t.is_cpu());
@@ -94,8 +95,8 @@ class DecodePass {
         layout_(layout),
         T_(x_TD.size(0)),
         x_TD_(x_TD.mutable_data_ptr<E>()),
-        taken_(std::make_unique<std::atomic<int64_t>[]>(
-            static_cast<size_t>(kProducts * c_.num_layers))) {
+        taken_(
+            std::make_unique<std::atomic<int64_t>[]>(static_cast<size_t>(kTaken * c_.num_layers))) {
     const int64_t H = c_.num_heads, K = c_.num_kv_heads, N = c_.head_dim;
     memory_.want(h_TD_, T_ * std::max(c_.hidden_size, H * N));
     memory_.want(q_THN_, T_ * H * N);
@@ -170,13 +171,13 @@ class DecodePass {
   void block(const Team& team, int64_t layer) const {
     const LlamaBlock& b = shared_.blocks[static_cast<size_t>(layer)];
     const int64_t HN = c_.num_heads * c_.head_dim, F = c_.intermediate_size;
-    const int64_t first = kProducts * layer;
+    const int64_t first = kTaken * layer;
     product(team, first, normed(team, b.input_norm_D, b.q),
             std::array{output(b.q, q_THN_), output(b.k, k_TKN_), output(b.v, v_TKN_)});
     enter(team, layer);
-    team.share(plan_.parts(), [&](int64_t begin, int64_t end) {
-      plan_.run(begin, end, layer, q_THN_, HN, workspace_);
-    });
+    plan_.work(taken_[static_cast<size_t>(first + kAttention)], team.rank(), layer, q_THN_, HN,
+               workspace_);
+    team.meet();
     team.share(plan_.joins(),
                [&](int64_t begin, int64_t end) { plan_.join(begin, end, workspace_, h_TD_, HN); });
     PackedInputs<E> mixed = inputs(h_TD_, b.o);
@@ -211,7 +212,7 @@ class DecodePass {
   E *h_TD_, *q_THN_, *k_TKN_, *v_TKN_, *gate_TF_, *up_TF_;
   float* workspace_;                               // of attention
   uint8_t* ready_;                                 // the inputs of one product
-  std::unique_ptr<std::atomic<int64_t>[]> taken_;  // of each product
+  std::unique_ptr<std::atomic<int64_t>[]> taken_;  // of each product and attention
 };
 
 }  // namespace
@@ -238,7 +239,7 @@ at::Tensor decode_pass(const LlamaPassShared& shared, std::span<KvCache* const> 
   const KvLayout layout = caches[0]->layout();
   const DecodeRows rows = decode_rows(shared.rows, caches);
   const DecodePlan plan(layout, rows.sequences, c.num_heads, x_TD.scalar_type() == at::kBFloat16,
-                        1.0 / std::sqrt(static_cast<double>(c.head_dim)));
+                        1.0 / std::sqrt(static_cast<double>(c.head_dim)), team_size());
   const auto run = [&](auto zero) {
     const DecodePass<decltype(zero)> pass(shared, rows, plan, layout, out_TD);
     run_team([&](const Team& team) { pass.run(team); });

@@ -15,16 +15,34 @@ namespace euromodal {
 
 namespace {
 
-std::shared_ptr<uint8_t> new_page(const KvLayout& layout) {
-  constexpr size_t kHuge = size_t{2} << 20, kLine = 64;
-  const auto bytes = static_cast<size_t>(layout.page_bytes());
+constexpr int64_t kHuge = int64_t{2} << 20, kMostPages = 8;
+
+int64_t in_huge(int64_t bytes) { return (bytes + kHuge - 1) / kHuge * kHuge; }
+
+/// Pages made at once: few that fill huge pages of the machine but for a 32nd.
+int64_t pages_at_once(int64_t page) {
+  if (page < kHuge) return 1;
+  int64_t count = 1;
+  while (count < kMostPages && in_huge(count * page) - count * page > count * page / 32) ++count;
+  return count;
+}
+
+/// Pages beside each other, the last one first; the memory goes with the last of them.
+std::vector<std::shared_ptr<uint8_t>> new_pages(const KvLayout& layout) {
+  const int64_t page = layout.page_bytes(), count = pages_at_once(page);
+  const bool huge = page >= kHuge;
+  const int64_t bytes = huge ? in_huge(count * page) : page;
   void* data = nullptr;
-  check(::posix_memalign(&data, bytes >= kHuge ? kHuge : kLine, bytes) == 0,
+  check(::posix_memalign(&data, huge ? kHuge : 64, static_cast<size_t>(bytes)) == 0,
         "no memory for {} more bytes of keys and values; shorten the prompt or lower "
         "--max-new-tokens",
         bytes);
-  if (bytes >= kHuge) ::madvise(data, bytes / kHuge * kHuge, MADV_HUGEPAGE);  // a wish
-  return {static_cast<uint8_t*>(data), [](uint8_t* page) { std::free(page); }};
+  if (huge) ::madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // a wish
+  const std::shared_ptr<uint8_t> all(static_cast<uint8_t*>(data), std::free);
+  std::vector<std::shared_ptr<uint8_t>> out;
+  for (int64_t i = count - 1; i >= 0; --i)  // each counts its own users
+    out.emplace_back(all.get() + i * page, [all](uint8_t* /*page*/) {});
+  return out;
 }
 
 }  // namespace
@@ -51,14 +69,21 @@ KvCache::KvCache(int64_t num_layers, int64_t num_kv_heads, int64_t head_dim,
                           at::empty({0, num_kv_heads, head_dim}, options_));
 }
 
+std::shared_ptr<uint8_t> KvCache::take_page() {
+  if (spare_.empty()) spare_ = new_pages(layout_);
+  std::shared_ptr<uint8_t> out = std::move(spare_.back());
+  spare_.pop_back();
+  return out;
+}
+
 /// Positions [begin, end) of all layers lie in pages that nobody else reads.
 void KvCache::make_room(int64_t begin, int64_t end) {
   for (auto p = static_cast<size_t>(begin / kPagePositions); p < static_cast<size_t>(kv_pages(end));
        ++p) {
     if (p == held_.size()) {
-      held_.push_back(new_page(layout_));
+      held_.push_back(take_page());
     } else if (held_[p].use_count() > 1) {
-      std::shared_ptr<uint8_t> page = new_page(layout_);
+      std::shared_ptr<uint8_t> page = take_page();
       const int64_t longest = *std::max_element(lengths_.begin(), lengths_.end()),
                     used = longest - static_cast<int64_t>(p) * kPagePositions;
       copy_kv_page(layout_, held_[p].get(), page.get(),

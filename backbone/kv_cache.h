@@ -48,6 +48,7 @@ class KvCache {
   int64_t shared_bytes() const;
 
  private:
+  std::shared_ptr<uint8_t> take_page();
   void make_room(int64_t begin, int64_t end);
   void grow(size_t layer, int64_t length);
 
@@ -56,7 +57,8 @@ class KvCache {
   KvLayout layout_;
   std::vector<int64_t> lengths_;  // of each layer
   std::vector<std::shared_ptr<uint8_t>> held_;
-  std::vector<const uint8_t*> reads_;                       // held_ as the kernels want it
+  std::vector<std::shared_ptr<uint8_t>> spare_;  // made together with held ones, untouched
+  std::vector<const uint8_t*> reads_;            // held_ as the kernels want it
   std::vector<std::pair<at::Tensor, at::Tensor>> buffers_;  // [room, K, N] a layer, when not paged
 };
 

@@ -42,6 +42,7 @@ class Team {
  public:
   Team(int64_t rank, int64_t size, TeamBarrier& barrier)
       : rank_(rank), size_(size), barrier_(barrier) {}
+  int64_t rank() const { return rank_; }
   int64_t size() const { return size_; }
   /// Waits for all others; what they wrote before can be read after.
   void meet() const {
@@ -61,12 +62,15 @@ class Team {
   TeamBarrier& barrier_;
 };
 
-/// Calls f(Team) on as many threads as at::parallel_for() would use. f must not throw (the program
+/// Threads that at::parallel_for() would use.
+inline int64_t team_size() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
+
+/// Calls f(Team) on at most team_size() threads. f must not throw (the program
 /// would end), and all threads must meet equally often.
 template <typename F>
 void run_team(F&& f) {
   TeamBarrier barrier;
-  const int threads = at::in_parallel_region() ? 1 : at::get_num_threads();
+  const auto threads = static_cast<int>(team_size());
   if (threads == 1) return f(Team(0, 1, barrier));
 #pragma omp parallel num_threads(threads)
   f(Team(omp_get_thread_num(), omp_get_num_threads(), barrier));

@@ -138,26 +138,27 @@ void try_attention(KvType type, const char* name) {
     held.push_back(std::move(page));
   }
   for (const auto& page : held) pages.push_back(page.data());
-  std::vector<float> q(static_cast<size_t>(kRows * W), 0.0F);
-  for (int64_t r = 0; r < kRows; ++r)
+  const int64_t heads = layout.kv_heads;
+  std::vector<float> q(static_cast<size_t>(heads * kRows * W), 0.0F);
+  for (int64_t r = 0; r < heads * kRows; ++r)
     for (int64_t n = 0; n < layout.head_dim; ++n) q[static_cast<size_t>(r * W + n)] = draw_float();
-  std::vector<float> out(static_cast<size_t>(kRows * (W + 2)), 0.0F);
+  std::vector<float> out(static_cast<size_t>(heads * kRows * (W + 2)), 0.0F);
   DecodeTask task;
   task.q = reinterpret_cast<const uint8_t*>(q.data());
   task.pages = pages.data();
-  task.keys_at = layout.keys_at(0, 1);
-  task.values_at = layout.values_at(0, 1);
-  task.key_scales_at = layout.key_scales_at(0, 1);
-  task.value_scales_at = layout.value_scales_at(0, 1);
+  task.head_at = layout.keys_at(0, 0);
+  task.head_bytes = layout.head_bytes();
+  task.values_at = layout.values_at(0, 0) - task.head_at;
+  task.key_scales_at = layout.key_scales_at(0, 0) - task.head_at;
+  task.value_scales_at = layout.value_scales_at(0, 0) - task.head_at;
   task.end = kPositions;
+  task.heads = heads;
   task.rows = kRows;
   task.group = kGroup;
   task.width = W;
   task.visible = kPositions - 1;
   task.scale = 0.3F;
-  task.out_RW = out.data();
-  task.max_R = out.data() + kRows * W;
-  task.sum_R = task.max_R + kRows;
+  task.out = out.data();
   decode::portable(type)(task);
   print(name, out);
 }

@@ -2,7 +2,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include "backbone/kernels/decode_attention/decode_tile.h"
+#include "backbone/kernels/decode_attention/decode_codes.h"
 
 namespace euromodal::decode {
 namespace {
@@ -13,6 +13,7 @@ struct Avx2 {
   };
   static constexpr int kRows = 2;
   static constexpr int columns(int rows) { return rows == 1 ? 4 : 2; }
+  static constexpr int kPositions = 2;
 
   template <KvType T>
   static __m256 half(const uint8_t* p) {
@@ -31,6 +32,42 @@ struct Avx2 {
   template <KvType T>
   static F load(const uint8_t* p) {
     return {half<T>(p), half<T>(p + 8 * kv_type_bytes(T))};
+  }
+  /// bf16: even and odd columns apart, a shift and a mask instead of two permutations.
+  template <KvType T>
+  static void widen(const uint8_t* p, F* to) {
+    if constexpr (T == KvType::kBf16) {
+      for (int i = 0; i < 2; ++i) {
+        const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32 * i));
+        to[i].low = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+        to[i].high = _mm256_castsi256_ps(
+            _mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xFFFF0000U))));
+      }
+    } else {
+      to[0] = load<T>(p);
+      to[1] = load<T>(p + kLanes * kv_type_bytes(T));
+    }
+  }
+  template <KvType T>
+  static void in_order(F* pair) {
+    if constexpr (T == KvType::kBf16) {
+      for (int i = 0; i < 2; ++i) {
+        const __m256 a = _mm256_unpacklo_ps(pair[i].low, pair[i].high),
+                     b = _mm256_unpackhi_ps(pair[i].low, pair[i].high);
+        pair[i].low = _mm256_permute2f128_ps(a, b, 0x20);
+        pair[i].high = _mm256_permute2f128_ps(a, b, 0x31);
+      }
+    }
+  }
+  template <bool kKeys>
+  static __m256 code_half(const uint8_t* p, int j) {
+    __m256i x = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    if constexpr (kKeys) x = _mm256_xor_si256(x, _mm256_set1_epi8(static_cast<char>(kKeyZero)));
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 24 - 8 * j), 24));
+  }
+  template <bool kKeys>
+  static F code(const uint8_t* p, int j) {
+    return {code_half<kKeys>(p, j), code_half<kKeys>(p + 32, j)};
   }
   static void store(float* p, const F& x) {
     _mm256_storeu_ps(p, x.low);
@@ -61,15 +98,15 @@ struct Avx2 {
     s = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
   }
-  static __m256 keep_half(__m256 x, int64_t n) {
+  static __m256 keep_half(__m256 x, int64_t n, __m256 other) {
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     const __m256i mask =
         _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n < 0 ? 0 : least(n, 8))), lane);
-    return _mm256_blendv_ps(_mm256_set1_ps(-kInfinity), x, _mm256_castsi256_ps(mask));
+    return _mm256_blendv_ps(other, x, _mm256_castsi256_ps(mask));
   }
-  static F keep(const F& x, int64_t n) {
+  static F keep(const F& x, int64_t n, const F& other) {
     if (n >= kLanes) return x;
-    return {keep_half(x.low, n), keep_half(x.high, n - 8)};
+    return {keep_half(x.low, n, other.low), keep_half(x.high, n - 8, other.high)};
   }
   static __m256 power_half(__m256 y, __m256 shifted) {
     const __m256i n =

@@ -20,7 +20,7 @@ struct PairsDot {
 
 }  // namespace
 
-DecodeKernel avx512_bf16_pairs() { return all_pages<Avx512, PairsDot, KvType::kBf16>; }
+DecodeKernel avx512_bf16_pairs() { return row_pages<Avx512, PairsDot, KvType::kBf16>; }
 
 }  // namespace euromodal::decode
 #endif

@@ -4,7 +4,7 @@
 
 #include <c10/util/Half.h>
 
-#include "backbone/kernels/decode_attention/decode_tile.h"
+#include "backbone/kernels/decode_attention/decode_codes.h"
 
 static_assert(std::endian::native == std::endian::little, "bf16 is widened as little-endian");
 
@@ -54,6 +54,7 @@ struct Portable {
   using F = Floats16;
   static constexpr int kRows = 1;
   static constexpr int columns(int /*rows*/) { return 2; }
+  static constexpr int kPositions = 1;
 
   template <KvType T>
   static F load(const uint8_t* p) {
@@ -61,6 +62,25 @@ struct Portable {
     return {load_four<T>(p), load_four<T>(p + kFour), load_four<T>(p + 2 * kFour),
             load_four<T>(p + 3 * kFour)};
   }
+  template <KvType T>
+  static void widen(const uint8_t* p, F* to) {
+    to[0] = load<T>(p);
+    to[1] = load<T>(p + kLanes * kv_type_bytes(T));
+  }
+  template <bool kKeys>
+  static Floats4 code_four(const uint8_t* p, int j) {
+    Words4 x;
+    std::memcpy(&x, p, sizeof(x));
+    if constexpr (kKeys) x ^= 0x01010101U * kKeyZero;
+    return __builtin_convertvector(std::bit_cast<Ints4>(x << (24 - 8 * j)) >> 24, Floats4);
+  }
+  template <bool kKeys>
+  static F code(const uint8_t* p, int j) {
+    return {code_four<kKeys>(p, j), code_four<kKeys>(p + 16, j), code_four<kKeys>(p + 32, j),
+            code_four<kKeys>(p + 48, j)};
+  }
+  template <KvType T>
+  static void in_order(F* /*pair*/) {}
   static void store(float* p, const F& x) { std::memcpy(p, &x, sizeof(x)); }
   static F set1(float x) {
     const Floats4 four = Floats4{} + x;
@@ -88,10 +108,11 @@ struct Portable {
     for (const float one : s) out = one > out ? one : out;
     return out;
   }
-  static F keep(const F& x, int64_t n) {
-    float s[kLanes];
+  static F keep(const F& x, int64_t n, const F& other) {
+    float s[kLanes], rest[kLanes];
     store(s, x);
-    for (int64_t i = n < 0 ? 0 : n; i < kLanes; ++i) s[i] = -kInfinity;
+    store(rest, other);
+    for (int64_t i = n < 0 ? 0 : n; i < kLanes; ++i) s[i] = rest[i];
     F out;
     std::memcpy(&out, s, sizeof(out));
     return out;

@@ -1,16 +1,19 @@
-// decode_tile.h — the loops that all instruction sets share: page by page scores, online softmax
-// (Milakov and Gimelshein 2018) and sums of values, R rows at a time, so that a key or value that
-// was read serves all rows. Included once by each file of an instruction set, inside an unnamed
-// namespace there; `V` are its vector operations, `D` its dot product.
+// decode_tile.h — the loops that all instruction sets share: page by page and head by head scores,
+// online softmax (Milakov and Gimelshein 2018) and sums of values, R rows at a time, so that a key
+// or value that was read serves all rows. Included once by each file of an instruction set, inside
+// an unnamed namespace there; `V` are its vector operations, `S` its scores, `A` its sums of
+// values, T the form of the cache, W the width (0: any).
 //
 // V: F (16 floats), load<KvType>(p), store(float*, F), set1(x), mul(a, b), add(a, b), max(a, b)
-// (b where one is NaN), fma(a, b, c) = a·b + c, sum(F), largest(F), keep(F, n) (lanes from n on are
-// -infinity), power(y, shifted) = y · 2^n, zero_below(y, x, least); kRows and columns(R): rows and
-// vectors of a tile. D: Sum, Key, Query, kStep widths at once, zero(), key(p), query(p), add(sum,
-// key, query), sum4(Sum[4], float[4]), query_bytes of one width.
+// (b where one is NaN), fma(a, b, c) = a·b + c, sum(F), largest(F), keep(F, n, other) (lanes from n
+// on are those of `other`), power(y, shifted) = y · 2^n, zero_below(y, x, least); widen<KvType>(p,
+// F[2]): 32 numbers in an order of their own, which in_order<KvType>(F[2]) undoes; code<kKeys>(p,
+// j) numbers j of 16 fours of int8; kRows, columns(R) and kPositions: rows of a tile, vectors of
+// values, vectors of positions. S: scores<R>() -> [R, kPage]. A: add<R>(), finish().
 #pragma once
 #include <cstdint>
 
+#include "backbone/kernels/decode_attention/decode_ahead.h"
 #include "backbone/kernels/decode_attention/decode_kernels.h"
 
 namespace euromodal::decode {
@@ -27,13 +30,14 @@ void fill(float* x, int64_t n, float value) {
   for (int64_t i = 0; i < n; ++i) x[i] = value;
 }
 
-void prefetch(const uint8_t* p, int64_t bytes) {
-  for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + at);
+template <typename V>
+[[gnu::always_inline]] inline typename V::F load_floats(const float* p) {
+  return V::template load<KvType::kF32>(reinterpret_cast<const uint8_t*>(p));
 }
 
 /// As fast_exp() of simd.h; e^-infinity is 0, NaN stays NaN.
 template <typename V>
-typename V::F exp_of(typename V::F x) {
+[[gnu::always_inline]] inline typename V::F exp_of(typename V::F x) {
   const auto clamped = V::max(V::set1(-87.0F), x);
   const auto round = V::set1(12582912.0F);  // 1.5 · 2^23: adding it leaves the nearest integer
   const auto shifted = V::fma(clamped, V::set1(1.44269504088896341F), round);
@@ -50,187 +54,154 @@ typename V::F exp_of(typename V::F x) {
   return V::zero_below(V::power(y, shifted), x, V::set1(-87.0F));
 }
 
-/// Keys as they are widened to f32, times q in f32.
-template <typename V, KvType T>
-struct WidenedDot : V::FloatDot {
-  using Key = typename V::F;
-  using Query = typename V::F;
-  static constexpr int64_t kStep = kLanes, kQueryBytes = 4;
-  static Key key(const uint8_t* p) { return V::template load<T>(p); }
-  static Query query(const uint8_t* p) { return V::template load<KvType::kF32>(p); }
+template <int64_t W>
+[[gnu::always_inline]] inline int64_t width_of(const DecodeTask& t) {
+  return W != 0 ? W : t.width;
+}
+
+/// Rows of one head over the n positions of a page, of which row r sees count[r].
+template <int R>
+struct PageRows {
+  const DecodeTask& task;
+  const uint8_t* q;           // of the first row
+  const float* q_scale_R;     // or null
+  const int32_t* q_offset_R;  // or null
+  const uint8_t *keys, *values;
+  int64_t n;
+  int64_t count[R];
+  float *out_RW, *max_R, *sum_R;
 };
 
-/// q·k of R rows and n positions -> scores [R, kPage]; the last of four positions may lie behind n.
-template <typename D, KvType T, int R>
-void scores_of(const DecodeTask& t, const uint8_t* q, const uint8_t* keys, int64_t n,
-               const uint8_t* ahead, float* scores) {
-  constexpr int64_t kBytes = kv_type_bytes(T);
-  const int64_t row_bytes = t.width * kBytes, q_bytes = t.width * D::kQueryBytes;
-  for (int64_t p = 0; p < n; p += 4) {
-    if (ahead != nullptr) prefetch(ahead + p * row_bytes, 4 * row_bytes);
-    typename D::Sum sums[R][4];
+/// Scores -> weights of the values (0 where nothing is seen); before[r]: what was summed before is
+/// to be multiplied by it. Fetches `lines` of what is ahead for each 16 positions, twice.
+template <typename V, KvType T, int R>
+void softmax_rows(const PageRows<R>& rows, float* scores, float* before, Ahead& ahead,
+                  int64_t lines) {
+  constexpr bool kScaled = T == KvType::kInt8;
+  const auto* key_scales = reinterpret_cast<const float*>(rows.keys + rows.task.key_scales_at);
+  const auto* value_scales = reinterpret_cast<const float*>(rows.keys + rows.task.value_scales_at);
+  const auto nothing = V::set1(-kInfinity), zero = V::set1(0.0F);
+  typename V::F best[R], sum[R], minus[R], scale[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) sums[r][i] = D::zero();
-    for (int64_t w = 0; w < t.width; w += D::kStep) {
-      typename D::Key key[4];
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) key[i] = D::key(keys + (p + i) * row_bytes + w * kBytes);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const typename D::Query query = D::query(q + r * q_bytes + w * D::kQueryBytes);
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) D::add(sums[r][i], key[i], query);
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) D::sum4(sums[r], scores + r * kPage + p);
+  for (int r = 0; r < R; ++r) {
+    best[r] = V::set1(rows.max_R[r]);
+    scale[r] =
+        V::set1(rows.q_scale_R != nullptr ? rows.task.scale * rows.q_scale_R[r] : rows.task.scale);
+    sum[r] = zero;
   }
-}
-
-/// Scores of one row, of which it sees `count`, -> weights of the values; what was summed before is
-/// to be multiplied by the result.
-template <typename V>
-float softmax_row(const DecodeTask& t, int64_t row, const float* key_scales,
-                  const float* value_scales, int64_t n, int64_t count, float* scores) {
-  if (count <= 0) {
-    fill(scores, n, 0.0F);
-    return 1.0F;
-  }
-  const auto load = [](const float* p) {
-    return V::template load<KvType::kF32>(reinterpret_cast<const uint8_t*>(p));
-  };
-  const auto scale = V::set1(t.scale);
-  auto best = V::set1(t.max_R[row]);
-  for (int64_t p = 0; p < n; p += kLanes) {
-    auto x = V::mul(load(scores + p), scale);
-    if (key_scales != nullptr) x = V::mul(x, load(key_scales + p));
-    x = V::keep(x, count - p);
-    V::store(scores + p, x);
-    best = V::max(x, best);
-  }
-  const float largest = V::largest(best);
-  const auto minus = V::set1(-largest);
-  auto sum = V::set1(0.0F);
-  for (int64_t p = 0; p < n; p += kLanes) {
-    auto x = exp_of<V>(V::add(load(scores + p), minus));
-    sum = V::add(sum, x);
-    if (value_scales != nullptr) x = V::mul(x, load(value_scales + p));
-    V::store(scores + p, x);
-  }
-  alignas(64) float before[kLanes];
-  V::store(before, exp_of<V>(V::set1(t.max_R[row] - largest)));
-  t.max_R[row] = largest;
-  t.sum_R[row] = t.sum_R[row] * before[0] + V::sum(sum);
-  return before[0];
-}
-
-/// out = out · before + weights · values for R rows and columns of C vectors.
-template <typename V, KvType T, int R, int C>
-void values_tile(const DecodeTask& t, const uint8_t* values, int64_t n, const float* weights,
-                 const float* before, float* out, const uint8_t* ahead) {
-  constexpr int64_t kBytes = kv_type_bytes(T);
-  const int64_t row_bytes = t.width * kBytes;
-  typename V::F sums[R][C];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c)
-      sums[r][c] = V::mul(V::template load<KvType::kF32>(
-                              reinterpret_cast<const uint8_t*>(out + r * t.width + c * kLanes)),
-                          V::set1(before[r]));
-  for (int64_t p = 0; p < n; ++p) {
-    if (ahead != nullptr) prefetch(ahead + p * row_bytes, C * kLanes * kBytes);
-    typename V::F value[C];
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c)
-      value[c] = V::template load<T>(values + p * row_bytes + c * kLanes * kBytes);
+  for (int64_t p = 0; p < rows.n; p += kLanes) {
+    ahead.take(lines);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const auto weight = V::set1(weights[r * kPage + p]);
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) sums[r][c] = V::fma(weight, value[c], sums[r][c]);
+      auto x = V::mul(load_floats<V>(scores + r * kPage + p), scale[r]);
+      if (kScaled) x = V::mul(x, load_floats<V>(key_scales + p));
+      x = V::keep(x, rows.count[r] - p, nothing);
+      V::store(scores + r * kPage + p, x);
+      best[r] = V::max(x, best[r]);
     }
   }
+  alignas(64) float change[kLanes] = {};
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) V::store(out + r * t.width + c * kLanes, sums[r][c]);
-}
-
-/// All columns, C vectors at a time, the rest in halves of C.
-template <typename V, KvType T, int R, int C>
-void values_of(const DecodeTask& t, const uint8_t* values, int64_t n, const float* weights,
-               const float* before, float* out, const uint8_t* ahead, int64_t column = 0) {
-  constexpr int64_t kColumns = C * kLanes;
-  for (; column + kColumns <= t.width; column += kColumns) {
-    const int64_t at = column * kv_type_bytes(T);
-    values_tile<V, T, R, C>(t, values + at, n, weights, before, out + column,
-                            ahead == nullptr ? nullptr : ahead + at);
-  }
-  if constexpr (C > 2) values_of<V, T, R, C / 2>(t, values, n, weights, before, out, ahead, column);
-}
-
-/// Rows [row, row + R) over n positions of one page.
-template <typename V, typename D, KvType T, int R>
-void page_rows(const DecodeTask& t, const uint8_t* page, const uint8_t* ahead, int64_t begin,
-               int64_t n, int64_t row) {
-  alignas(64) float scores[R * kPage];
-  const uint8_t* values = page + t.values_at;
-  const bool first = row == 0;  // the others find the page in the cache
-  scores_of<D, T, R>(t, t.q + row * t.width * D::kQueryBytes, page + t.keys_at, n,
-                     first ? values : nullptr, scores);
-  float before[R];
-  constexpr bool kScaled = T == KvType::kInt8;
-  const auto* key_scales = reinterpret_cast<const float*>(page + t.key_scales_at);
-  const auto* value_scales = reinterpret_cast<const float*>(page + t.value_scales_at);
   for (int r = 0; r < R; ++r) {
-    const int64_t count = least(n, t.visible + (row + r) / t.group - begin);
-    before[r] = softmax_row<V>(t, row + r, kScaled ? key_scales : nullptr,
-                               kScaled ? value_scales : nullptr, n, count, scores + r * kPage);
+    const float largest = V::largest(best[r]);
+    const bool seen = largest != -kInfinity;
+    minus[r] = V::set1(seen ? -largest : 0.0F);
+    change[r] = seen ? rows.max_R[r] - largest : 0.0F;
+    rows.max_R[r] = largest;
   }
-  values_of<V, T, R, V::columns(R)>(t, values, n, scores, before, t.out_RW + row * t.width,
-                                    first ? ahead : nullptr);
+  for (int64_t p = 0; p < rows.n; p += kLanes) {
+    ahead.take(lines);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      auto x = exp_of<V>(V::add(load_floats<V>(scores + r * kPage + p), minus[r]));
+      sum[r] = V::add(sum[r], x);
+      if (kScaled)  // (the scales of positions not seen may be NaN)
+        x = V::keep(V::mul(x, load_floats<V>(value_scales + p)), rows.count[r] - p, zero);
+      V::store(scores + r * kPage + p, x);
+    }
+  }
+  V::store(change, exp_of<V>(load_floats<V>(change)));
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    before[r] = change[r];
+    rows.sum_R[r] = rows.sum_R[r] * before[r] + V::sum(sum[r]);
+  }
 }
 
-template <typename V, typename D, KvType T, int R>
-void rest_rows(const DecodeTask& t, const uint8_t* page, const uint8_t* ahead, int64_t begin,
-               int64_t n, int64_t row) {
+/// One head in one page.
+struct HeadPage {
+  const uint8_t *q, *keys;
+  const float* q_scale_R;
+  const int32_t* q_offset_R;
+  int64_t begin, n;
+  float* out;
+  Ahead ahead;
+};
+
+/// Rows [row, row + R) of a head in a page.
+template <typename V, typename S, typename A, KvType T, int64_t W, int R>
+void page_rows(const DecodeTask& t, HeadPage& head, int64_t row) {
+  alignas(64) float scores[R * kPage];
+  const int64_t width = width_of<W>(t);
+  PageRows<R> rows{t,
+                   head.q + row * width * S::kQueryBytes,
+                   head.q_scale_R == nullptr ? nullptr : head.q_scale_R + row,
+                   head.q_offset_R == nullptr ? nullptr : head.q_offset_R + row,
+                   head.keys,
+                   head.keys + t.values_at,
+                   head.n,
+                   {},
+                   head.out + row * width,
+                   head.out + t.rows * width + row,
+                   head.out + t.rows * (width + 1) + row};
+  for (int r = 0; r < R; ++r)
+    rows.count[r] = least(head.n, t.visible + (row + r) / t.group - head.begin);
+  S::template scores<R>(rows, scores, head.ahead);
+  float before[R];
+  softmax_rows<V, T, R>(rows, scores, before, head.ahead, S::softmax_lines(width));
+  A::template add<R>(rows, scores, before, head.ahead);
+  head.ahead = Ahead();  // other rows find everything near
+}
+
+template <typename V, typename S, typename A, KvType T, int64_t W, int R>
+void rest_rows(const DecodeTask& t, HeadPage& head, int64_t row) {
   if constexpr (R > 0) {
-    if (t.rows - row == R) return page_rows<V, D, T, R>(t, page, ahead, begin, n, row);
-    rest_rows<V, D, T, R - 1>(t, page, ahead, begin, n, row);
+    if (t.rows - row == R) return page_rows<V, S, A, T, W, R>(t, head, row);
+    rest_rows<V, S, A, T, W, R - 1>(t, head, row);
   }
 }
 
-template <typename V, typename D, KvType T>
+/// Page by page and head by head, the way they lie in memory.
+template <typename V, typename S, typename A, KvType T, int64_t W>
 void all_pages(const DecodeTask& t) {
-  fill(t.out_RW, t.rows * t.width, 0.0F);
-  fill(t.max_R, t.rows, -kInfinity);
-  fill(t.sum_R, t.rows, 0.0F);
+  const int64_t width = width_of<W>(t), result = t.rows * (width + 2);
+  for (int64_t h = 0; h < t.heads; ++h) {
+    float* const out = t.out + h * result;
+    fill(out, t.rows * width, 0.0F);
+    fill(out + t.rows * width, t.rows, -kInfinity);
+    fill(out + t.rows * (width + 1), t.rows, 0.0F);
+  }
   for (int64_t begin = t.begin; begin < t.end; begin += kPage) {
-    const int64_t n = least(kPage, t.end - begin);
     const uint8_t* const* page = t.pages + begin / kPage;
-    const uint8_t* ahead = begin + kPage < t.end ? page[1] + t.keys_at : t.next;
-    int64_t row = 0;
-    for (; row + V::kRows <= t.rows; row += V::kRows)
-      page_rows<V, D, T, V::kRows>(t, *page, ahead, begin, n, row);
-    rest_rows<V, D, T, V::kRows - 1>(t, *page, ahead, begin, n, row);
+    const uint8_t *const run = *page + t.head_at, *const end = run + t.heads * t.head_bytes,
+                         *const next = begin + kPage < t.end ? page[1] + t.head_at : t.next;
+    for (int64_t h = 0; h < t.heads; ++h) {
+      HeadPage head;
+      head.q = t.q + h * t.rows * width * S::kQueryBytes;
+      head.q_scale_R = t.q_scale == nullptr ? nullptr : t.q_scale + h * t.rows;
+      head.q_offset_R = t.q_offset == nullptr ? nullptr : t.q_offset + h * t.rows;
+      head.keys = run + h * t.head_bytes;
+      head.begin = begin;
+      head.n = least(kPage, t.end - begin);
+      head.out = t.out + h * result;
+      head.ahead = Ahead(head.keys, end, next);
+      int64_t row = 0;
+      for (; row + V::kRows <= t.rows; row += V::kRows)
+        page_rows<V, S, A, T, W, V::kRows>(t, head, row);
+      rest_rows<V, S, A, T, W, V::kRows - 1>(t, head, row);
+    }
   }
-}
-
-template <typename V>
-DecodeKernel widened(KvType type) {
-  switch (type) {
-    case KvType::kF32:
-      return all_pages<V, WidenedDot<V, KvType::kF32>, KvType::kF32>;
-    case KvType::kBf16:
-      return all_pages<V, WidenedDot<V, KvType::kBf16>, KvType::kBf16>;
-    case KvType::kF16:
-      return all_pages<V, WidenedDot<V, KvType::kF16>, KvType::kF16>;
-    default:
-      return all_pages<V, WidenedDot<V, KvType::kInt8>, KvType::kInt8>;
-  }
+  for (int64_t h = 0; h < t.heads; ++h) A::finish(t, t.out + h * result);
 }
 
 }  // namespace

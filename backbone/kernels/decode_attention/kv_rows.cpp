@@ -2,6 +2,7 @@
 #include "backbone/kernels/decode_attention/kv_rows.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -32,47 +33,86 @@ void for_kv_dtype(at::ScalarType dtype, const char* op, F&& f) {
   }
 }
 
+/// The largest size, NaN where a number is not finite.
 template <typename T>
-void quantize_row(const T* x, int64_t N, int64_t width, int8_t* codes, float* scale) {
+[[gnu::always_inline]] inline float largest_of(const T* x, int64_t N) {
   float largest = 0.0F;
-  bool finite = true;
+  int32_t infinite = 0;
+#pragma omp simd reduction(max : largest) reduction(| : infinite)
   for (int64_t n = 0; n < N; ++n) {
-    const float value = std::abs(static_cast<float>(x[n]));
-    finite = finite && value <= std::numeric_limits<float>::max();
-    largest = value > largest ? value : largest;
+    const float size = std::fabs(static_cast<float>(x[n]));
+    largest = size > largest ? size : largest;
+    infinite |= size <= std::numeric_limits<float>::max() ? 0 : 1;  // also NaN
   }
-  std::memset(codes, 0, static_cast<size_t>(width));
-  *scale = finite ? largest / 127.0F : std::numeric_limits<float>::quiet_NaN();
-  if (!finite || largest == 0.0F) return;
-  for (int64_t n = 0; n < N; ++n)
-    codes[n] = static_cast<int8_t>(std::nearbyint(static_cast<float>(x[n]) * (127.0F / largest)));
+  return infinite != 0 ? std::numeric_limits<float>::quiet_NaN() : largest;
 }
 
-/// Rows of one head. `scales`: of its first position; null but for int8.
+/// Codes of kValueColumns numbers, of which `count` are there; the others are 0.
 template <typename T>
-void store_row(const T* x, int64_t N, const KvLayout& layout, uint8_t* row, uint8_t* scale) {
+[[gnu::always_inline]] inline void round_codes(const T* x, int64_t count, float factor,
+                                               int8_t* codes) {
+  std::memset(codes, 0, kValueColumns);
+#pragma omp simd
+  for (int64_t n = 0; n < count; ++n)
+    codes[n] = static_cast<int8_t>(
+        static_cast<int32_t>(std::nearbyint(static_cast<float>(x[n]) * factor)));
+}
+
+#define EM_KV_CODES(T)                                                                  \
+  EM_CPU_CLONES float kv_largest(const T* x, int64_t N) { return largest_of(x, N); }    \
+  EM_CPU_CLONES void kv_codes(const T* x, int64_t count, float factor, int8_t* codes) { \
+    round_codes(x, count, factor, codes);                                               \
+  }
+EM_KV_CODES(float)
+EM_KV_CODES(c10::BFloat16)
+EM_KV_CODES(c10::Half)
+#undef EM_KV_CODES
+
+enum class KvRows { kKeys, kValues };
+
+constexpr int64_t code_at(KvRows which, int64_t at, int64_t n) {
+  return which == KvRows::kKeys ? key_code_at(at, n) : value_code_at(at, n);
+}
+constexpr int32_t code_zero(KvRows which) { return which == KvRows::kKeys ? kKeyZero : 0; }
+
+/// Row `at` of a head's keys or values.
+template <typename T>
+void store_row(KvRows which, const T* x, const KvLayout& layout, uint8_t* rows, float* scales,
+               int64_t at) {
+  const int64_t N = layout.head_dim, W = layout.width();
   if (layout.type == KvType::kInt8) {
-    float value = 0.0F;
-    quantize_row(x, N, layout.width(), reinterpret_cast<int8_t*>(row), &value);
-    std::memcpy(scale, &value, sizeof(value));
+    const float largest = kv_largest(x, N);
+    const float factor = 127.0F / largest;
+    scales[at] = largest / 127.0F;
+    for (int64_t first = 0; first < W; first += kValueColumns) {
+      std::array<int8_t, kValueColumns> codes;
+      const int64_t count = largest > 0.0F ? std::clamp<int64_t>(N - first, 0, kValueColumns) : 0;
+      kv_codes(x + first, count, factor, codes.data());
+      for (int64_t n = 0; n < kValueColumns; ++n)
+        rows[code_at(which, at, first + n)] =
+            static_cast<uint8_t>(codes[static_cast<size_t>(n)] + code_zero(which));
+    }
     return;
   }
+  uint8_t* const row = rows + at * layout.row_bytes();
   const auto bytes = static_cast<size_t>(N) * sizeof(T);
   std::memcpy(row, x, bytes);
   std::memset(row + bytes, 0, static_cast<size_t>(layout.row_bytes()) - bytes);
 }
 
 template <typename T>
-void load_row(const uint8_t* row, const uint8_t* scale, const KvLayout& layout, T* x) {
+void load_row(KvRows which, const uint8_t* rows, const float* scales, int64_t at,
+              const KvLayout& layout, T* x) {
   const int64_t N = layout.head_dim;
   if (layout.type == KvType::kInt8) {
-    float value = 0.0F;
-    std::memcpy(&value, scale, sizeof(value));
-    const auto* codes = reinterpret_cast<const int8_t*>(row);
-    for (int64_t n = 0; n < N; ++n) x[n] = static_cast<T>(static_cast<float>(codes[n]) * value);
+    for (int64_t n = 0; n < N; ++n) {
+      const uint8_t stored = rows[code_at(which, at, n)];
+      const int32_t code = which == KvRows::kKeys ? stored - kKeyZero : static_cast<int8_t>(stored);
+      x[n] = static_cast<T>(static_cast<float>(code) * scales[at]);
+    }
     return;
   }
-  std::memcpy(x, row, static_cast<size_t>(N) * sizeof(T));
+  std::memcpy(x, rows + at * layout.row_bytes(), static_cast<size_t>(N) * sizeof(T));
 }
 
 int64_t kv_grain(const KvLayout& layout, int64_t rows) {  // heads that are worth a thread
@@ -98,11 +138,11 @@ KvType kv_type_of(at::ScalarType dtype) {
 template <typename T>
 void store_kv_row(const KvLayout& layout, int64_t layer, int64_t head, uint8_t* page, int64_t at,
                   const T* k_N, const T* v_N) {
-  const int64_t N = layout.head_dim;
-  store_row(k_N, N, layout, page + layout.keys_at(layer, head) + at * layout.row_bytes(),
-            page + layout.key_scales_at(layer, head) + 4 * at);
-  store_row(v_N, N, layout, page + layout.values_at(layer, head) + at * layout.row_bytes(),
-            page + layout.value_scales_at(layer, head) + 4 * at);
+  const auto scales = [&](int64_t offset) { return reinterpret_cast<float*>(page + offset); };
+  store_row(KvRows::kKeys, k_N, layout, page + layout.keys_at(layer, head),
+            scales(layout.key_scales_at(layer, head)), at);
+  store_row(KvRows::kValues, v_N, layout, page + layout.values_at(layer, head),
+            scales(layout.value_scales_at(layer, head)), at);
 }
 template void store_kv_row(const KvLayout&, int64_t, int64_t, uint8_t*, int64_t, const float*,
                            const float*);
@@ -159,10 +199,13 @@ std::pair<at::Tensor, at::Tensor> load_kv_rows(const KvLayout& layout, int64_t l
         for (int64_t l = 0; l < length; ++l) {
           const uint8_t* page = pages[static_cast<size_t>(l / kPagePositions)];
           const int64_t at = l % kPagePositions, to = (l * K + head) * N;
-          load_row(page + layout.keys_at(layer, head) + at * layout.row_bytes(),
-                   page + layout.key_scales_at(layer, head) + 4 * at, layout, k + to);
-          load_row(page + layout.values_at(layer, head) + at * layout.row_bytes(),
-                   page + layout.value_scales_at(layer, head) + 4 * at, layout, v + to);
+          const auto scales = [&](int64_t offset) {
+            return reinterpret_cast<const float*>(page + offset);
+          };
+          load_row(KvRows::kKeys, page + layout.keys_at(layer, head),
+                   scales(layout.key_scales_at(layer, head)), at, layout, k + to);
+          load_row(KvRows::kValues, page + layout.values_at(layer, head),
+                   scales(layout.value_scales_at(layer, head)), at, layout, v + to);
         }
       }
     });
@@ -176,11 +219,12 @@ void copy_kv_page(const KvLayout& layout, const uint8_t* from, uint8_t* to, int6
   };
   for (int64_t layer = 0; layer < layout.layers; ++layer) {
     for (int64_t head = 0; head < layout.kv_heads; ++head) {
+      if (layout.type == KvType::kInt8) {  // (codes of a position lie apart)
+        if (positions > 0) copy(layout.keys_at(layer, head), layout.head_bytes());
+        continue;
+      }
       copy(layout.keys_at(layer, head), positions * layout.row_bytes());
       copy(layout.values_at(layer, head), positions * layout.row_bytes());
-      if (layout.type != KvType::kInt8) continue;
-      copy(layout.key_scales_at(layer, head), 4 * positions);
-      copy(layout.value_scales_at(layer, head), 4 * positions);
     }
   }
 }

@@ -125,7 +125,7 @@ TEST(DecodeAttentionTest, IsAtensAttention) {
   }
 }
 
-// Several sequences at once, one thread or two, all new rows at once or one after the other.
+// Several sequences at once, one thread to five, all new rows at once or one after the other.
 TEST(DecodeAttentionTest, RowsDependOnNothingElse) {
   const int threads = at::get_num_threads();
   for (const auto& [kv_type, dtype] : kTypes) {
@@ -136,9 +136,11 @@ TEST(DecodeAttentionTest, RowsDependOnNothingElse) {
       SCOPED_TRACE(fmt::format("{} kv {}", cpu_isa_name(isa), static_cast<int>(kv_type)));
       const at::Tensor all = at::empty(q.sizes(), q.options());
       decode_attention(q, a.layout, 1, both, 0.125, all, isa);
-      at::set_num_threads(threads == 1 ? 2 : 1);
-      EXPECT_TRUE(
-          at::equal(decode(q.narrow(0, 0, 6), a, a.last(6), 0.125, isa), all.narrow(0, 0, 6)));
+      for (const int other : {1, 2, 3, 5}) {
+        at::set_num_threads(other);
+        EXPECT_TRUE(
+            at::equal(decode(q.narrow(0, 0, 6), a, a.last(6), 0.125, isa), all.narrow(0, 0, 6)));
+      }
       at::set_num_threads(threads);
       for (int64_t t = 0; t < 6; ++t) {
         const DecodeSequence one{a.reads, a.length - 5 + t, 0, 1};
@@ -158,6 +160,43 @@ TEST(DecodeAttentionTest, WhatIsNotFiniteStaysVisible) {
     const at::Tensor got = decode(q, kv, kv.last(1), 0.125, isa);
     EXPECT_TRUE(got[0][0].isfinite().all().item<bool>()) << cpu_isa_name(isa);
     EXPECT_FALSE(got[0][1].isfinite().any().item<bool>()) << cpu_isa_name(isa);
+  }
+}
+
+// A row of keys or values that is not finite spoils the rows that see it and no others.
+TEST(DecodeAttentionTest, CodesOfWhatIsNotFiniteStayVisible) {
+  for (const bool keys : {true, false}) {
+    Paged kv(KvType::kInt8, at::kBFloat16, 2, 128, 100, 3);
+    const at::Tensor good = randn({1, 2, 128}, 5, at::kBFloat16);
+    at::Tensor bad = good.clone();
+    bad[0][1][7] = std::numeric_limits<float>::infinity();
+    store_kv_rows(kv.layout, 1, kv.pages, 98, keys ? bad : good, keys ? good : bad);
+    const at::Tensor q = randn({3, 4, 128}, 7, at::kBFloat16);
+    for (const CpuIsa isa : all_isas()) {
+      SCOPED_TRACE(fmt::format("{} {}", cpu_isa_name(isa), keys));
+      const at::Tensor got = decode(q, kv, kv.last(3), 0.125, isa);  // of positions 97 to 99
+      EXPECT_TRUE(got[0].isfinite().all().item<bool>());
+      for (int64_t t : {1, 2}) {
+        EXPECT_TRUE(got[t].narrow(0, 0, 2).isfinite().all().item<bool>());
+        EXPECT_FALSE(got[t].narrow(0, 2, 2).isfinite().any().item<bool>());
+      }
+    }
+  }
+}
+
+// Queries and weights of int8 caches are rounded to 16 bits: to the largest of a row, so also where
+// rows are tiny or huge.
+TEST(DecodeAttentionTest, CodesKeepTheirScale) {
+  for (const double size : {1e-6, 1.0, 1e6}) {
+    const Paged kv(KvType::kInt8, at::kBFloat16, 2, 128, 300, 3, /*spread=*/1.0 / size);
+    const at::Tensor q = (randn({2, 4, 128}, 7) * size).to(at::kBFloat16);
+    const DecodeSequence sequence = kv.last(2);
+    const at::Tensor want = decode_attention_ref(q, kv.layout, 1, {&sequence, 1}, 0.3);
+    for (const CpuIsa isa : all_isas()) {
+      SCOPED_TRACE(fmt::format("{} {}", cpu_isa_name(isa), size));
+      EXPECT_TRUE(tensor_near(decode(q, kv, sequence, 0.3, isa).to(at::kDouble), want,
+                              Tolerance{4e-5, 4.5e-3}));
+    }
   }
 }
 
