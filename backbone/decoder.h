@@ -25,7 +25,7 @@ struct DecoderOptions {
   /// which nothing else is quantised to then). The head stays as it is, and so do bf16 weights for
   /// prompts and for steps of more than 16 sequences: they stay in memory beside the quantised
   /// ones.
-  std::optional<SkinnyForm> weights;
+  std::optional<SkinnyForm> weights{};
   bool fp8_cache = false;  // keys and values as e4m3
   bool graphs = true;      // false: the same kernels launched one by one
 };

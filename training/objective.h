@@ -40,6 +40,9 @@ class Objective {
   /// Worker side, thread safe: sample -> example; augmentation from `rng` (keyed by seed and global
   /// position) only when `training`. DataError naming what is wrong with the sample.
   virtual Example prepare(const Sample& sample, const Rng& rng, bool training) const = 0;
+  /// From here on prepare() transforms pictures and sound by the kernels of `device`, as
+  /// Encoder::preprocess_on(), and inputs stay there. Once, before the first prepare().
+  virtual void transform_media_on(at::Device /*device*/) {}
   /// `training`: with graph; else validation, with the figures that cost more (error rates).
   virtual LossSums loss(const Batch& batch, bool training) = 0;
   /// Every parameter by name; the trainer sets requires_grad by the config's `trainable` patterns.

@@ -43,6 +43,8 @@ TrainOptions TrainOptions::parse(const Config& config) {
   out.loader.max_tokens = config_count(batch, "max_tokens", 0, 0);
   out.loader.max_bad_samples = config_count(batch, "max_bad_samples", 0, 0);
   out.loader.shuffle = batch.boolean("shuffle", true);
+  out.transform_on_device =
+      batch.has("transforms") && batch.choice("transforms", {"cpu", "device"}) == "device";
   out.loader.seed = out.seed;
   out.loader.per_sample = out.deterministic;
 

@@ -28,6 +28,8 @@ struct TrainOptions {
   StragglerOptions straggler;  // run.straggler
   LoaderOptions loader;        // batch: {samples | tokens, parts, workers, pack, max_tokens,
                                // prefetch_steps, max_bad_samples}
+  bool transform_on_device =
+      false;  // batch.transforms: cpu (in the workers), device (on run.device)
   // parallel: {overlap, zero, bucket_mb, shard_frozen}: how ranks share the work; changes no bit of
   // the result
   bool overlap = true;                 // gradients are summed over ranks while backward runs

@@ -78,6 +78,7 @@ class Trainer {
       device_collectives_ = make_device_collectives(world, {.device = device_.index()});
     if (options_.shard_frozen && device_collectives_) shard_blocks();
     move_parameters(objective_->parameters(), device_);
+    if (options_.transform_on_device) objective_->transform_media_on(device_);
     const FlatOptions layout{.bucket_bytes = static_cast<int64_t>(options_.bucket_mb * 1e6),
                              .zero = options_.zero,
                              .rank = world.rank(),

@@ -7,6 +7,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "backbone/kernels/to_device.h"
 #include "core/error.h"
 
 namespace euromodal {
@@ -92,16 +93,16 @@ EncoderInput image_augment(const EncoderInput& input, const ImageAugment& config
   check<ConfigError>(config.brightness >= 0.0 && config.noise >= 0.0,
                      "image_augment: brightness and noise must not be negative");
   const c10::NoGradGuard no_grad;
-  at::Tensor x_FCHW = input.x.contiguous().clone();
-  float* pixels = x_FCHW.data_ptr<float>();
+  at::Tensor change_FCHW = at::empty(input.x.sizes(), at::kFloat);  // drawn on the host
+  float* change = change_FCHW.mutable_data_ptr<float>();
   const auto shift = static_cast<float>(rng.uniform(-config.brightness, config.brightness));
   const auto noise = static_cast<float>(config.noise);
-  const int64_t count = x_FCHW.numel();
+  const int64_t count = change_FCHW.numel();
   for (int64_t i = 0; i < count; ++i) {
     const float grain = noise > 0.0f ? noise * static_cast<float>(rng.normal()) : 0.0f;
-    pixels[i] += shift + grain;
+    change[i] = shift + grain;
   }
-  return {x_FCHW, input.valid};
+  return {input.x + to_device(change_FCHW, input.x.device()), input.valid};
 }
 
 }  // namespace euromodal

@@ -109,6 +109,18 @@ TEST_F(TrainerTest, CheckpointingOfEncodersChangesNoBit) {
       {"checkpointing", "some"}));
 }
 
+TEST_F(TrainerTest, TransformsOnTheCpuAsDeviceAreTheWorkers) {
+  for (const char* objective : {"pictures", "sounds"}) {
+    const std::string device = std::string(objective) + "_device";
+    world_.run(world_.config(objective, objective));
+    world_.run(world_.config(objective, device), {"batch.transforms=device", "batch.workers=2"});
+    EXPECT_EQ(world_.state(device), world_.state(objective));
+  }
+  EXPECT_TRUE(throws_with<ConfigError>(
+      [&] { world_.run(world_.config("pictures", "wrong"), {"batch.transforms=gpu"}); },
+      {"batch.transforms", "gpu", "device"}));
+}
+
 TEST_F(TrainerTest, FastModeAgreesWithDeterministicMode) {
   world_.models();
   world_.run(world_.config("adapters", "exact"));

@@ -65,6 +65,8 @@ class Classification final : public Objective {
     return out;
   }
 
+  void transform_media_on(at::Device device) override { inputs_.transform_on(device); }
+
   LossSums loss(const Batch& batch, bool) override {
     LossSums out;
     const auto S = static_cast<int64_t>(batch.examples.size());

@@ -68,6 +68,8 @@ class Ctc final : public Objective {
     return out;
   }
 
+  void transform_media_on(at::Device device) override { inputs_.transform_on(device); }
+
   LossSums loss(const Batch& batch, bool training) override {
     LossSums out;
     if (batch.examples.empty()) return out;

@@ -49,7 +49,7 @@ EncoderInput augmented_input(const Encoder& encoder, const MediaRef& ref, const 
     } else if (Clip* clip = std::get_if<Clip>(&raw)) {
       *clip = random_crop(*clip, augment.crop, crop);
     }
-    input = encoder.preprocess(raw);
+    input = inputs.preprocess(encoder, raw);
   } else {
     input = inputs.get(encoder, ref, source);
   }

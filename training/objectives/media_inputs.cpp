@@ -27,7 +27,7 @@ EncoderInput MediaInputs::get(const Encoder& encoder, const MediaRef& ref,
     const std::lock_guard<std::mutex> lock(mutex_);
     if (const auto found = kept_.find(key); found != kept_.end()) return found->second;
   }
-  EncoderInput input = encoder.preprocess(read_media(encoder, ref, source));
+  EncoderInput input = preprocess(encoder, read_media(encoder, ref, source));
   if (max_bytes_ > 0) {
     const auto size = static_cast<int64_t>(input.x.nbytes());
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -24,11 +24,18 @@ std::string media_key(const MediaRef& ref, const MediaSource& source);
 class MediaInputs {
  public:
   explicit MediaInputs(int64_t max_bytes) : max_bytes_(max_bytes) {}
+  /// Where pictures and sound are transformed, and stay (at first the CPU). Before the first get().
+  void transform_on(at::Device device) { device_ = device; }
   /// DataError as read_media().
   EncoderInput get(const Encoder& encoder, const MediaRef& ref, const MediaSource& source);
+  /// The same from the medium itself; nothing is kept.
+  EncoderInput preprocess(const Encoder& encoder, const RawMedia& media) const {
+    return encoder.preprocess_on(media, device_);
+  }
 
  private:
   const int64_t max_bytes_;
+  at::Device device_{at::kCPU};
   int64_t bytes_ = 0;
   std::mutex mutex_;
   std::map<std::string, EncoderInput> kept_;

@@ -81,6 +81,8 @@ class NextToken final : public Objective {
     return out;
   }
 
+  void transform_media_on(at::Device device) override { inputs_.transform_on(device); }
+
   LossSums loss(const Batch& batch, bool training) override {
     Pass pass{batch,
               model_->forward(batch, &features_, keep_prefixes_ ? &prefixes_ : nullptr),
