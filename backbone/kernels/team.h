@@ -65,8 +65,8 @@ class Team {
 /// Threads that at::parallel_for() would use.
 inline int64_t team_size() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
 
-/// Calls f(Team) on at most team_size() threads. f must not throw (the program
-/// would end), and all threads must meet equally often.
+/// Calls f(Team) on at most team_size() threads. f must not throw (the program would end), and all
+/// threads must meet equally often.
 template <typename F>
 void run_team(F&& f) {
   TeamBarrier barrier;
