@@ -224,7 +224,7 @@ bool decode_pass_fits(const LlamaPassShared& shared, std::span<KvCache* const> c
       (dtype != at::kFloat && dtype != at::kBFloat16 && dtype != at::kHalf))
     return false;
   for (size_t s = 0; s < caches.size(); ++s) {
-    if (!caches[s]->paged() || caches[s]->layout() != caches[0]->layout() ||
+    if (!caches[s]->paged() || caches[s]->store() || caches[s]->layout() != caches[0]->layout() ||
         shared.rows.length(static_cast<int64_t>(s)) > kDecodeRows)
       return false;
   }

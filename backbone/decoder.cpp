@@ -1,4 +1,4 @@
-// decoder.cpp — make_decoder: checks, then the CUDA library's implementation.
+// decoder.cpp — prompts, and make_decoder: checks, then the CUDA library's implementation.
 #include "backbone/decoder.h"
 
 #include "backbone/kernels/cuda_ops.h"
@@ -6,6 +6,16 @@
 #include "core/error.h"
 
 namespace euromodal {
+
+void Decoder::prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest, int64_t piece) {
+  const int64_t T = emb_TD.size(0);
+  check(T >= 1 && longest >= T, "a prompt of {} rows for a sequence of at most {}", T, longest);
+  (void)release(slot);
+  KvCache cache = make_cache();
+  cache.reserve(longest);
+  const at::Tensor hidden_1D = Prefill(llama(), emb_TD, cache, piece).last_row();
+  begin(slot, std::move(cache), hidden_1D, longest);
+}
 
 std::unique_ptr<Decoder> make_decoder(const Llama& llama, const DecoderOptions& options) {
   const at::Tensor& embedding_VD = llama.embedding_VD();

@@ -1,7 +1,8 @@
 // decoder.h — a text backbone made ready to decode on a CUDA device: weights fused (q, k, v; gate,
 // up) and, if wanted, quantised, keys and values in pages, one step of all sequences as a CUDA
 // graph, tokens drawn on the device. Slots hold sequences; a step advances the first
-// B of them together.
+// B of them together. Prompts go through the model's own passes, over caches in the decoder's
+// pages.
 #pragma once
 #include <cstdint>
 #include <memory>
@@ -12,6 +13,8 @@
 
 #include "backbone/kernels/sample_token/sample_params.h"
 #include "backbone/kernels/skinny_linear/skinny_weight.h"
+#include "backbone/kv_cache.h"
+#include "backbone/prefill.h"
 
 namespace euromodal {
 
@@ -21,6 +24,8 @@ struct DecoderOptions {
   int64_t sequences = 1;      // slots
   int64_t max_positions = 0;  // of one sequence; 0: the model's own limit
   int64_t cache_tokens = 0;   // pages for so many positions in all; 0: sequences · max_positions
+  double cache_share = 0.0;   // above 0: fewer pages where they would take more than this share of
+                              // the memory that the weights leave free
   /// Of the blocks as decoding reads them; nothing: as they are (bf16, or codes of a packed folder,
   /// which nothing else is quantised to then). The head stays as it is, and so do bf16 weights for
   /// prompts and for steps of more than 16 sequences: they stay in memory beside the quantised
@@ -34,13 +39,26 @@ class Decoder {
  public:
   virtual ~Decoder() = default;
 
-  /// Fills a slot with a prompt [T, D] bf16 (its former sequence is forgotten). The logits behind
-  /// its last row become the slot's. `longest`: positions that it may reach; Error when the pages
-  /// that are left do not hold them.
-  virtual void prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest) = 0;
-  /// Empties a slot and gives its pages back.
-  virtual void release(int64_t slot) = 0;
-  /// How the slot's tokens are drawn from now on, its next draw being number 0; prefill() goes back
+  virtual const Llama& llama() const = 0;
+  /// How its pages hold keys and values.
+  virtual KvLayout layout() const = 0;
+  /// An empty sequence in the decoder's pages, for forward_cached() and begin(). Error, there and
+  /// here, when no pages are left.
+  virtual KvCache make_cache() = 0;
+  virtual int64_t free_pages() const = 0;
+
+  /// Makes a sequence that the model has read the slot's (its former one is forgotten).
+  /// `hidden_1D`: the row behind the final norm of its last position, whose logits become the
+  /// slot's. `longest`: positions that it may reach; Error when the pages that are left do not hold
+  /// them.
+  virtual void begin(int64_t slot, KvCache cache, const at::Tensor& hidden_1D, int64_t longest) = 0;
+  /// The same of a prompt [T, D] bf16, read in pieces of so many rows.
+  void prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest,
+               int64_t piece = kPrefillRows);
+  /// Empties a slot -> its sequence with all positions whose tokens went through step(); one that
+  /// nobody keeps gives its pages back. Of an empty slot: an empty one.
+  virtual KvCache release(int64_t slot) = 0;
+  /// How the slot's tokens are drawn from now on, its next draw being number 0; begin() goes back
   /// to the most likely token (the lowest id of equals). `prompt`: ids that the repetition penalty
   /// counts as seen; those outside the vocabulary count for nothing. Given tokens are not counted.
   virtual void draw_by(int64_t slot, const SampleParams& rules,

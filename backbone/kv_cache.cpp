@@ -28,7 +28,7 @@ int64_t pages_at_once(int64_t page) {
 }
 
 /// Pages beside each other, the last one first; the memory goes with the last of them.
-std::vector<std::shared_ptr<uint8_t>> new_pages(const KvLayout& layout) {
+std::vector<std::shared_ptr<KvPage>> new_pages(const KvLayout& layout) {
   const int64_t page = layout.page_bytes(), count = pages_at_once(page);
   const bool huge = page >= kHuge;
   const int64_t bytes = huge ? in_huge(count * page) : page;
@@ -39,9 +39,9 @@ std::vector<std::shared_ptr<uint8_t>> new_pages(const KvLayout& layout) {
         bytes);
   if (huge) ::madvise(data, static_cast<size_t>(bytes), MADV_HUGEPAGE);  // a wish
   const std::shared_ptr<uint8_t> all(static_cast<uint8_t*>(data), std::free);
-  std::vector<std::shared_ptr<uint8_t>> out;
+  std::vector<std::shared_ptr<KvPage>> out;
   for (int64_t i = count - 1; i >= 0; --i)  // each counts its own users
-    out.emplace_back(all.get() + i * page, [all](uint8_t* /*page*/) {});
+    out.emplace_back(new KvPage{all.get() + i * page, 0}, [all](KvPage* one) { delete one; });
   return out;
 }
 
@@ -69,9 +69,15 @@ KvCache::KvCache(int64_t num_layers, int64_t num_kv_heads, int64_t head_dim,
                           at::empty({0, num_kv_heads, head_dim}, options_));
 }
 
-std::shared_ptr<uint8_t> KvCache::take_page() {
+KvCache::KvCache(std::shared_ptr<KvStore> store)
+    : layout_(store->layout()),
+      lengths_(static_cast<size_t>(layout_.layers), 0),
+      store_(std::move(store)) {}
+
+std::shared_ptr<KvPage> KvCache::take_page() {
+  if (store_) return store_->take();
   if (spare_.empty()) spare_ = new_pages(layout_);
-  std::shared_ptr<uint8_t> out = std::move(spare_.back());
+  std::shared_ptr<KvPage> out = std::move(spare_.back());
   spare_.pop_back();
   return out;
 }
@@ -83,18 +89,32 @@ void KvCache::make_room(int64_t begin, int64_t end) {
     if (p == held_.size()) {
       held_.push_back(take_page());
     } else if (held_[p].use_count() > 1) {
-      std::shared_ptr<uint8_t> page = take_page();
+      std::shared_ptr<KvPage> page = take_page();
       const int64_t longest = *std::max_element(lengths_.begin(), lengths_.end()),
                     used = longest - static_cast<int64_t>(p) * kPagePositions;
-      copy_kv_page(layout_, held_[p].get(), page.get(),
-                   std::clamp<int64_t>(used, 0, kPagePositions));
+      if (store_) {
+        if (used > 0) store_->copy(held_[p]->number, page->number);
+      } else {
+        copy_kv_page(layout_, held_[p]->host, page->host,
+                     std::clamp<int64_t>(used, 0, kPagePositions));
+      }
       held_[p] = std::move(page);
     } else {
       continue;
     }
     reads_.resize(held_.size());
-    reads_[p] = held_[p].get();
+    reads_[p] = held_[p]->host;
+    numbers_.resize(held_.size());
+    numbers_[p] = held_[p]->number;
   }
+}
+
+int64_t KvCache::pages_to_reserve(int64_t rows) const {
+  const int64_t begin = length(), there = static_cast<int64_t>(held_.size());
+  int64_t out = std::max<int64_t>(0, kv_pages(begin + rows) - there);
+  for (int64_t p = begin / kPagePositions; p < std::min(kv_pages(begin + rows), there); ++p)
+    out += held_[static_cast<size_t>(p)].use_count() > 1;
+  return out;
 }
 
 void KvCache::grow(size_t layer, int64_t length) {
@@ -109,10 +129,13 @@ void KvCache::grow(size_t layer, int64_t length) {
 void KvCache::append(int64_t index, const at::Tensor& k_TKN, const at::Tensor& v_TKN) {
   const auto layer = static_cast<size_t>(index);
   const int64_t begin = length(index), end = begin + k_TKN.size(0);
-  if (paged_) {
+  if (store_) {
+    make_room(begin, end);
+    store_->write(index, numbers_, begin, k_TKN, v_TKN);
+  } else if (paged_) {
     make_room(begin, end);
     std::vector<uint8_t*> pages;
-    for (const auto& page : held_) pages.push_back(page.get());
+    for (const auto& page : held_) pages.push_back(page->host);
     store_kv_rows(layout_, index, pages, begin, k_TKN, v_TKN);
   } else {
     if (end > buffers_[layer].first.size(0)) grow(layer, end);
@@ -128,6 +151,7 @@ void KvCache::advance(int64_t rows) {
 
 std::pair<at::Tensor, at::Tensor> KvCache::layer(int64_t index) const {
   const int64_t positions = length(index);
+  if (store_) return store_->read(index, numbers_, positions);
   if (paged_)
     return load_kv_rows(layout_, index, reads_, positions,
                         c10::typeMetaToScalarType(options_.dtype()));
@@ -144,6 +168,7 @@ void KvCache::truncate(int64_t length) {
   if (held_.size() > pages) {
     held_.resize(pages);
     reads_.resize(pages);
+    numbers_.resize(pages);
   }
 }
 
@@ -151,8 +176,10 @@ KvCache KvCache::clone() const {
   KvCache out(0, layout_.kv_heads, layout_.head_dim, options_);
   out.layout_ = layout_;
   out.lengths_ = lengths_;
+  out.store_ = store_;
   out.held_ = held_;
   out.reads_ = reads_;
+  out.numbers_ = numbers_;
   for (const auto& [k, v] : buffers_) out.buffers_.emplace_back(k.clone(), v.clone());
   return out;
 }

@@ -117,7 +117,7 @@ at::Tensor LlamaCachedPass::mix(int64_t block, const Heads& heads) const {
     const auto part = [&](const at::Tensor& x) { return x.narrow(0, begin, count); };
     KvCache& cache = *caches_[static_cast<size_t>(s)];
     cache.append(block, part(heads.k_TKN), part(heads.v_TKN));
-    if (cache.paged() && count <= kDecodeRows) {
+    if (cache.paged() && !cache.store() && count <= kDecodeRows) {
       check(cache.layout() == caches_.front()->layout(),
             "forward_cached: caches of one pass store keys and values in different forms");
       decoding.push_back({cache.pages(), cache.length(block), begin, count});

@@ -114,7 +114,9 @@ int run_generate(int argc, char** argv) {
   move_model(*text_model.llama, text_model.parameters, flags.device);
   flags.bind(tokenizer, config.eos_ids);
   if (many) {
-    flags.prepare_batch(*text_model.llama);
+    constexpr int64_t kMostOnDevice = 64;
+    if (flags.device.is_cuda()) batch.sequences = std::min(batch.sequences, kMostOnDevice);
+    flags.prepare_batch(*text_model.llama, batch.sequences);
     return run_generate_batch(text_model, tokenizer, batch, flags);
   }
   const int64_t longest = static_cast<int64_t>(ids.size()) +

@@ -178,16 +178,21 @@ void GenerationFlags::prepare(const Llama& llama, int64_t positions) {
     return;
   }
   if (options.beams > 1 || options.lookup > 0) return check_plain_passes("--beams and --lookup");
-  DecoderOptions decoder;
-  decoder.max_positions = positions;
+  make_device_decoder(llama, {.max_positions = positions});
+}
+
+void GenerationFlags::prepare_batch(const Llama& llama, int64_t sequences) {
+  if (device.is_cpu() || llama.dtype() != at::kBFloat16) return prepare(llama, 0);
+  make_device_decoder(llama, {.sequences = sequences, .cache_share = 0.7});
+}
+
+void GenerationFlags::make_device_decoder(const Llama& llama, DecoderOptions decoder) {
   decoder.weights = parse_weights_word(weights_word_);
   decoder.fp8_cache = cache_word_ == "float8";
   options.decoder = make_decoder(llama, decoder);
-}
-
-void GenerationFlags::prepare_batch(const Llama& llama) {
-  if (device.is_cpu()) return prepare(llama, 0);
-  check_plain_passes("--batch");
+  if (!no_reuse_)
+    options.kept = std::make_shared<KeptSequences>(
+        options.decoder->layout(), KeptLimits{.bytes = options.decoder->cache_bytes()});
 }
 
 void GenerationFlags::check_plain_passes(const char* what) const {

@@ -56,12 +56,11 @@ class GenerationFlags {
   void bind(std::shared_ptr<const Tokenizer> tokenizer, std::vector<int64_t> model_stop_ids);
   /// Makes a loaded model ready to decode sequences of up to `positions` (0: the model's limit). On
   /// the CPU: packs its weights as --weights says (a bfloat16 model always), and options.kept but
-  /// for
-  /// --no-prefix-reuse. On a CUDA device, for a bfloat16 model: options.decoder. UsageError when
-  /// --weights or --kv-cache do not go with it.
+  /// for --no-prefix-reuse. On a CUDA device, for a bfloat16 model: options.decoder, and
+  /// options.kept in its pages. UsageError when --weights or --kv-cache do not go with it.
   void prepare(const Llama& llama, int64_t positions);
-  /// The same for a file of prompts, which takes the model's own passes on every device.
-  void prepare_batch(const Llama& llama);
+  /// The same for a file of prompts, `sequences` of which are under way at once.
+  void prepare_batch(const Llama& llama, int64_t sequences);
   /// New tokens as text, up to the first stop string.
   std::string text_of(const std::vector<int64_t>& tokens) const;
 
@@ -76,6 +75,8 @@ class GenerationFlags {
  private:
   /// UsageError unless weights and cache are what the model's own passes on a GPU take.
   void check_plain_passes(const char* what) const;
+  /// options.decoder, and options.kept but for --no-prefix-reuse.
+  void make_device_decoder(const Llama& llama, DecoderOptions decoder);
   bool greedy_ = false, ignore_eos_ = false, no_reuse_ = false;
   std::vector<std::string> stop_texts_;
   std::string regex_, json_schema_;

@@ -7,39 +7,32 @@
 #include <c10/core/GradMode.h>
 
 #include "backbone/greedy.h"
+#include "backbone/kernels/to_device.h"
 #include "core/error.h"
+#include "inference/batch_slot.h"
+#include "inference/device_decode.h"
 #include "inference/kept_sequences.h"
 
 namespace euromodal {
 
-/// A sequence under way. Its next rows are ids [cache length, ...).
-struct BatchEngine::Slot {
-  BatchRequest request;
-  Sequence sequence;
-  KvCache cache;
-  int64_t budget, reserved;
-  Generated result;
-  bool begun = false;  // its cache holds what is known of its beginning, or more
-
-  bool reads_prompt() const { return begun && cache.length() < sequence.prompt_tokens; }
-
-  int64_t due() const { return static_cast<int64_t>(sequence.ids.size()) - cache.length(); }
-};
-
-BatchEngine::BatchEngine(const Llama& llama, const BatchLimits& limits)
-    : llama_(llama), limits_(limits) {
+BatchEngine::BatchEngine(const Llama& llama, const BatchLimits& limits,
+                         std::shared_ptr<Decoder> decoder)
+    : llama_(llama), limits_(limits), decoder_(std::move(decoder)) {
   check(
       limits.sequences > 0 && limits.pass_rows >= limits.sequences,
       "a batch of {} sequences in passes of {} rows: expected at least one sequence and a row for "
       "each",
       limits.sequences, limits.pass_rows);
+  if (decoder_) limits_.cache_tokens = decoder_->free_pages() * kPagePositions;
 }
 
 BatchEngine::~BatchEngine() = default;
 
 int64_t BatchEngine::reserved(const BatchRequest& request) const {
   const auto prompt = static_cast<int64_t>(request.prompt_ids.size());
-  return prompt + token_budget(prompt, llama_.config(), request.options);
+  const int64_t longest = prompt + token_budget(prompt, llama_.config(), request.options);
+  // A page more: one that two sequences share is copied when one of them writes.
+  return decoder_ ? (kv_pages(longest) + 1) * kPagePositions : longest;
 }
 
 void BatchEngine::add(BatchRequest request) {
@@ -62,7 +55,8 @@ void BatchEngine::admit() {
     waiting_.pop_front();
     Sequence sequence = Sequence::of_prompt(request.prompt_ids, request.options);
     const int64_t budget = token_budget(sequence.prompt_tokens, llama_.config(), request.options);
-    KvCache cache = llama_.make_cache(request.options.int8_cache);
+    KvCache cache =
+        decoder_ ? decoder_->make_cache() : llama_.make_cache(request.options.int8_cache);
     running_.push_back(std::make_unique<Slot>(
         Slot{std::move(request), std::move(sequence), std::move(cache), budget, needed, {}}));
     running_.back()->result.timings.prompt_tokens = running_.back()->sequence.prompt_tokens;
@@ -85,12 +79,11 @@ bool BatchEngine::begin(Slot& slot) {
     if (auto cache = kept->take(keys)) slot.cache = std::move(*cache);
     slot.result.timings.reused_tokens = slot.cache.length();
   }
+  if (decoder_) reserve_pages(*decoder_, kept, slot.cache, slot.longest());
   return slot.begun = true;
 }
 
-void BatchEngine::step(const std::function<void(int64_t, Generated)>& done) {
-  const c10::NoGradGuard no_grad;
-  admit();
+at::Tensor BatchEngine::pass(std::vector<Slot*>& through) {
   // Those that decode go first, one row each; what is left of the pass goes to prompts.
   std::stable_sort(running_.begin(), running_.end(),
                    [](const auto& a, const auto& b) { return (a->due() == 1) > (b->due() == 1); });
@@ -98,7 +91,7 @@ void BatchEngine::step(const std::function<void(int64_t, Generated)>& done) {
   std::vector<KvCache*> caches;
   std::vector<Slot*> slots;
   for (const auto& slot : running_) {
-    if (slot->budget == 0) continue;
+    if (slot->budget == 0 || slot->place >= 0) continue;
     const int64_t room = limits_.pass_rows - static_cast<int64_t>(ids.size());
     if (room == 0) break;
     if (!slot->begun && !begin(*slot)) continue;
@@ -109,42 +102,61 @@ void BatchEngine::step(const std::function<void(int64_t, Generated)>& done) {
     caches.push_back(&slot->cache);
     slots.push_back(slot.get());
   }
+  if (ids.empty()) return {};
+  const Segments rows = Segments::from_lengths(lengths);
+  const at::Tensor ids_T = to_device(ids, llama_.embedding_VD().device());
+  const at::Tensor hidden_TD = llama_.forward_cached(llama_.embed(ids_T, rows), rows, caches);
   std::vector<int64_t> last_rows;
-  std::vector<Slot*> choosing;
-  if (!ids.empty()) {
-    const Segments rows = Segments::from_lengths(lengths);
-    const at::Tensor ids_T = at::tensor(ids, at::kLong).to(llama_.embedding_VD().device());
-    const at::Tensor hidden_TD = llama_.forward_cached(llama_.embed(ids_T, rows), rows, caches);
-    for (size_t i = 0; i < slots.size(); ++i) {
-      if (slots[i]->due() > 0) continue;  // more of its prompt comes first
-      KeptSequences* const kept = slots[i]->request.options.kept.get();
-      if (kept && slots[i]->sequence.new_ids().empty())
-        kept->keep(slots[i]->request.prompt_ids, slots[i]->cache.clone());
-      last_rows.push_back(rows.cu[i + 1] - 1);
-      choosing.push_back(slots[i]);
-    }
-    if (!choosing.empty()) {
-      const at::Tensor at_rows = at::tensor(last_rows, at::kLong).to(hidden_TD.device());
-      const at::Tensor logits_RV = checked_logits(llama_, hidden_TD.index_select(0, at_rows));
-      for (size_t i = 0; i < choosing.size(); ++i) {
-        Slot& slot = *choosing[i];
-        const float* data =
-            logits_RV.const_data_ptr<float>() + static_cast<int64_t>(i) * logits_RV.size(1);
-        std::vector<float> logits_V(data, data + logits_RV.size(1));
-        const GenerateOptions& options = slot.request.options;
-        apply_rules(logits_V, slot.sequence, options);
-        const int64_t id =
-            choose_token(logits_V, options, static_cast<int64_t>(slot.sequence.new_ids().size()));
-        slot.sequence.append(id, options);
-        ++slot.result.timings.steps;
-        if (options.logprobs >= 0)
-          slot.result.logprobs.push_back(
-              token_logprob({data, static_cast<size_t>(logits_RV.size(1))}, id, options.logprobs));
-        if (const auto reason = finish_reason(slot.sequence, slot.budget, options)) {
-          slot.result.finish = *reason;
-          slot.budget = 0;
-        }
-      }
+  for (size_t i = 0; i < slots.size(); ++i) {
+    if (slots[i]->due() > 0) continue;  // more of its prompt comes first
+    KeptSequences* const kept = slots[i]->request.options.kept.get();
+    if (kept && slots[i]->sequence.new_ids().empty())
+      kept->keep(slots[i]->request.prompt_ids, slots[i]->cache.clone());
+    last_rows.push_back(rows.cu[i + 1] - 1);
+    through.push_back(slots[i]);
+  }
+  if (through.empty()) return {};
+  return hidden_TD.index_select(0, to_device(last_rows, hidden_TD.device()));
+}
+
+int64_t BatchEngine::choose(Slot& slot, std::span<float> logits_V) {
+  const GenerateOptions& options = slot.request.options;
+  const std::vector<float> plain_V = options.logprobs >= 0
+                                         ? std::vector<float>(logits_V.begin(), logits_V.end())
+                                         : std::vector<float>();
+  apply_rules(logits_V, slot.sequence, options);
+  const int64_t id =
+      choose_token(logits_V, options, static_cast<int64_t>(slot.sequence.new_ids().size()));
+  if (options.logprobs >= 0)
+    slot.result.logprobs.push_back(token_logprob(plain_V, id, options.logprobs));
+  return id;
+}
+
+void BatchEngine::take_token(Slot& slot, int64_t id) {
+  slot.sequence.append(id, slot.request.options);
+  ++slot.result.timings.steps;
+  if (const auto reason = finish_reason(slot.sequence, slot.budget, slot.request.options)) {
+    slot.result.finish = *reason;
+    slot.budget = 0;
+  }
+}
+
+void BatchEngine::step(const std::function<void(int64_t, Generated)>& done) {
+  const c10::NoGradGuard no_grad;
+  admit();
+  std::vector<Slot*> through;
+  const at::Tensor hidden_RD = pass(through);
+  if (decoder_) {
+    for (size_t i = 0; i < through.size(); ++i)
+      begin_on_device(*through[i], hidden_RD.narrow(0, static_cast<int64_t>(i), 1));
+    step_on_device();
+  } else if (!through.empty()) {
+    const at::Tensor logits_RV = checked_logits(llama_, hidden_RD);
+    for (size_t i = 0; i < through.size(); ++i) {
+      const float* data =
+          logits_RV.const_data_ptr<float>() + static_cast<int64_t>(i) * logits_RV.size(1);
+      std::vector<float> logits_V(data, data + logits_RV.size(1));
+      take_token(*through[i], choose(*through[i], logits_V));
     }
   }
   for (size_t i = 0; i < running_.size();) {

@@ -168,7 +168,7 @@ BatchFileResult run_batch_file(const Llama& llama, const Tokenizer& tokenizer,
   out.lines = static_cast<int64_t>(lines.size());
   {
     PartFile answers(part);
-    BatchEngine engine(llama, job.limits);
+    BatchEngine engine(llama, job.limits, job.options.decoder);
     int64_t done = 0;
     size_t next = 0;
     for (const BatchLine& line : lines) done += answers.lines().contains(line.id) ? 1 : 0;

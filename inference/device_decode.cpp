@@ -9,6 +9,7 @@
 #include <c10/core/GradMode.h>
 
 #include "core/error.h"
+#include "inference/kept_sequences.h"
 
 namespace euromodal {
 
@@ -64,19 +65,30 @@ bool draws_on_device(const GenerateOptions& options) {
          !options.grammar && options.logprobs < 0;
 }
 
-Generated decode_on_device(const at::Tensor& prompt_emb_TD, Sequence sequence, int64_t budget,
-                           const GenerateOptions& options,
-                           const std::function<void(int64_t)>& on_token) {
+void set_device_rules(Decoder& decoder, int64_t slot, const GenerateOptions& options,
+                      const std::vector<int64_t>& prompt) {
+  if (!draws_on_device(options)) return;
+  const SampleParams rules = device_rules(options);
+  if (rules.temperature > 0.0 || rules.penalizes()) decoder.draw_by(slot, rules, prompt);
+}
+
+void reserve_pages(Decoder& decoder, KeptSequences* kept, KvCache& cache, int64_t longest) {
+  const int64_t rows = std::max<int64_t>(0, longest - cache.length());
+  while (cache.pages_to_reserve(rows) > decoder.free_pages() && kept && kept->forget_oldest()) {
+  }
+  cache.reserve(rows);
+}
+
+KvCache decode_on_device(KvCache cache, const at::Tensor& hidden_1D, Sequence sequence,
+                         int64_t budget, const GenerateOptions& options,
+                         const std::function<void(int64_t)>& on_token, Generated& out) {
   const c10::NoGradGuard no_grad;
   Decoder& decoder = *options.decoder;
   const bool on_device = draws_on_device(options);
-  Generated out;
   const auto start = Clock::now();
-  decoder.prefill(0, prompt_emb_TD, prompt_emb_TD.size(0) + budget);
-  if (on_device) {
-    const SampleParams rules = device_rules(options);
-    if (rules.temperature > 0.0 || rules.penalizes()) decoder.draw_by(0, rules, sequence.ids);
-  }
+  const int64_t longest = cache.length() + budget - 1;  // the last token takes no position
+  decoder.begin(0, std::move(cache), hidden_1D, longest);
+  set_device_rules(decoder, 0, options, sequence.ids);
   auto first = Clock::now();  // until the first token: prefill
   for (int64_t step = 0; step < budget; ++step) {
     if (options.interrupted && options.interrupted()) {
@@ -104,12 +116,11 @@ Generated decode_on_device(const at::Tensor& prompt_emb_TD, Sequence sequence, i
     if (!on_device) decoder.step(1);
     ++out.timings.steps;
   }
-  decoder.release(0);
   const auto tokens = sequence.new_ids();
   out.tokens.assign(tokens.begin(), tokens.end());
-  out.timings.prefill_s = seconds_between(start, first);
+  out.timings.prefill_s += seconds_between(start, first);
   out.timings.decode_s = seconds_between(first, Clock::now());
-  return out;
+  return decoder.release(0);
 }
 
 }  // namespace euromodal

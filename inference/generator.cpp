@@ -150,12 +150,12 @@ namespace {
 /// A cache that holds what is known of the prompt's beginning: all but its last row at most, which
 /// says what comes next.
 KvCache begin_cache(const Llama& llama, std::span<const int64_t> keys, const Prompt& prompt,
-                    const GenerateOptions& options) {
-  if (options.kept) {
+                    const GenerateOptions& options, KeptSequences* kept, bool on_decoder) {
+  if (kept) {
     const size_t most = std::min(keys.size(), prompt.ids.size() - 1);
-    if (auto known = options.kept->take(keys.first(most))) return std::move(*known);
+    if (auto known = kept->take(keys.first(most))) return std::move(*known);
   }
-  return llama.make_cache(options.int8_cache);
+  return on_decoder ? options.decoder->make_cache() : llama.make_cache(options.int8_cache);
 }
 
 /// Keeps the cache of a prompt with `keys` and new tokens for those that come. The last token's row
@@ -184,44 +184,41 @@ Generated generate(const Llama& llama, const Prompt& prompt, const GenerateOptio
 
   check_token_ids(ids_of(options.logit_bias), llama.config());
 
-  if (options.decoder && options.beams == 1 && options.lookup == 0 && !want_logits) {
-    const int64_t most = token_budget(prompt_tokens, llama.config(), options);
-    if (most > 0) {
-      const at::Tensor emb_TD =
-          prompt.emb_TD.defined()
-              ? prompt.emb_TD
-              : llama.embed(at::tensor(prompt.ids, at::kLong), Segments::one(prompt_tokens));
-      Generated out = decode_on_device(emb_TD, Sequence::of_prompt(prompt.ids, options), most,
-                                       options, on_token);
-      out.timings.prompt_tokens = prompt_tokens;
-      out.timings.new_tokens = static_cast<int64_t>(out.tokens.size());
-      return out;
-    }
-  }
-
   const auto prefill_start = std::chrono::steady_clock::now();
   const std::vector<int64_t>& keys = prompt.emb_TD.defined() ? prompt.keys : prompt.ids;
-  KvCache cache = want_logits ? llama.make_cache(options.int8_cache)
-                              : begin_cache(llama, keys, prompt, options);
   const int64_t budget = token_budget(prompt_tokens, llama.config(), options);
+  const bool on_decoder =
+      options.decoder && options.beams == 1 && options.lookup == 0 && !want_logits && budget > 0;
+  // What a decoder keeps lies in its own pages.
+  KeptSequences* const kept = on_decoder || !options.decoder ? options.kept.get() : nullptr;
   Generated out;
+  KvCache cache =
+      begin_cache(llama, keys, prompt, options, want_logits ? nullptr : kept, on_decoder);
+  if (on_decoder) {
+    (void)options.decoder->release(0);  // an error may have ended the answer before this one
+    reserve_pages(*options.decoder, kept, cache, prompt_tokens + budget - 1);
+  }
   out.timings.reused_tokens = cache.length();
   const at::Tensor last_1D = prefill_prompt(llama, prompt, cache, options, want_logits, out);
   if (!last_1D.defined()) {
     out.finish = FinishReason::kInterrupted;
     out.timings.prefill_s = seconds_since(prefill_start);
+  } else if (on_decoder) {
+    out.timings.prefill_s = seconds_since(prefill_start);
+    cache = decode_on_device(std::move(cache), last_1D, Sequence::of_prompt(prompt.ids, options),
+                             budget, options, on_token, out);
+    if (kept) keep_sequence(*kept, keys, prompt_tokens, out.tokens, std::move(cache));
   } else if (budget > 0) {
     const at::Tensor first_1V = checked_logits(llama, last_1D);
     out.timings.prefill_s = seconds_since(prefill_start);
     const auto decode_start = std::chrono::steady_clock::now();
     Sequence sequence = Sequence::of_prompt(prompt.ids, options);
     if (options.beams > 1) {
-      if (options.kept) keep_sequence(*options.kept, keys, prompt_tokens, {}, cache.clone());
+      if (kept) keep_sequence(*kept, keys, prompt_tokens, {}, cache.clone());
       beam_search(llama, std::move(sequence), first_1V, std::move(cache), budget, options, out);
     } else {
       decode(llama, sequence, first_1V, cache, budget, options, on_token, out);
-      if (options.kept)
-        keep_sequence(*options.kept, keys, prompt_tokens, out.tokens, std::move(cache));
+      if (kept) keep_sequence(*kept, keys, prompt_tokens, out.tokens, std::move(cache));
     }
     out.timings.decode_s = seconds_since(decode_start);
   } else {

@@ -43,11 +43,10 @@ struct GenerateOptions {
   int64_t lookup = 0;     // tokens to guess from earlier text and check at once (0: one by one)
   int64_t prefill_rows = kPrefillRows;  // prompt rows of one pass
   bool int8_cache = false;              // keys and values as int8 codes (CPU only)
-  std::shared_ptr<KeptSequences>
-      kept;  // of this model and form of cache, on the CPU; null: every prompt is read whole
-  std::shared_ptr<Decoder>
-      decoder;  // of this model, for one sequence; null: the model's own passes
-  std::function<bool()> interrupted;  // asked before every token: true ends the text there
+  std::shared_ptr<KeptSequences> kept;  // of this model and form of cache (with a decoder: the
+                                        // decoder's); null: every prompt is read whole
+  std::shared_ptr<Decoder> decoder;     // of this model; null: the model's own passes
+  std::function<bool()> interrupted;    // asked before every token: true ends the text there
 };
 
 /// What an answer goes on from.

@@ -71,9 +71,16 @@ void KeptSequences::keep(std::vector<int64_t> keys, KvCache cache) {
   while (!kept_.empty() && (count() > limits_.count || bytes() > limits_.bytes)) kept_.pop_back();
 }
 
+bool KeptSequences::forget_oldest() {
+  if (kept_.empty()) return false;
+  kept_.pop_back();
+  return true;
+}
+
 int64_t KeptSequences::bytes() const {
-  std::unordered_set<const uint8_t*> pages;
-  for (const Kept& one : kept_) pages.insert(one.cache.pages().begin(), one.cache.pages().end());
+  std::unordered_set<const KvPage*> pages;
+  for (const Kept& one : kept_)
+    for (const auto& page : one.cache.held()) pages.insert(page.get());
   return static_cast<int64_t>(pages.size()) * layout_.page_bytes();
 }
 

@@ -1,6 +1,7 @@
 // kept_sequences.h — caches of sequences that have been through a model: a prompt that begins as
 // one of them did is prefilled only behind their common beginning. Pages are shared
-// (backbone/kv_cache.h), so that keeping and taking copy nothing.
+// (backbone/kv_cache.h), on the CPU and in a device decoder, so that keeping and taking copy
+// nothing.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -20,7 +21,7 @@ struct KeptLimits {
   int64_t least = 16;                // positions: less is not worth the copy of a page
 };
 
-/// Of one model and one form of its cache on the CPU. Keys say what stands in a row: equal keys,
+/// Of one model and one form of its cache in pages. Keys say what stands in a row: equal keys,
 /// equal rows; of text they are the token ids. Least recently used sequences go first.
 class KeptSequences {
  public:
@@ -34,6 +35,9 @@ class KeptSequences {
   /// Keeps the first keys.size() positions of a cache, which has at least as many (Error), as far
   /// as the limit of bytes goes. Sequences that this one goes on from are forgotten.
   void keep(std::vector<int64_t> keys, KvCache cache);
+
+  /// Gives up the sequence that was used least recently, for its pages; false: there is none.
+  bool forget_oldest();
 
   const KeptLimits& limits() const { return limits_; }
   int64_t count() const { return static_cast<int64_t>(kept_.size()); }

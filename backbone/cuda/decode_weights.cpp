@@ -21,10 +21,6 @@ SkinnyLinearArgs DecodeLinear::arguments() const {
   return args;
 }
 
-at::Tensor DecodeLinear::plain_OI() const {
-  return weight_OI.defined() ? weight_OI : widen_rows(weight, at::kBFloat16);
-}
-
 namespace {
 
 SkinnyWeight quantised(const std::string& name, const at::Tensor& weight_OI, const SkinnyForm& form,

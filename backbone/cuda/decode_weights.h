@@ -18,15 +18,13 @@ namespace euromodal {
 
 struct DecodeLinear {
   std::string name;      // of the first of its layers
-  at::Tensor weight_OI;  // bf16: the model's own memory, where it has plain weights
+  at::Tensor weight_OI;  // bf16, for wide steps: the model's own memory, if it has plain weights
   SkinnyWeight weight;   // what a step reads
   at::Tensor bias_O;
 
   int64_t outputs() const { return weight.outputs; }
   int64_t inputs() const { return weight.inputs; }
   int64_t bytes() const { return weight.bytes(); }  // what a step reads
-  /// For wide steps.
-  at::Tensor plain_OI() const;
   /// The weight's part of the kernel's arguments.
   SkinnyLinearArgs arguments() const;
 };

@@ -1,334 +1,62 @@
-// graph_decoder.cpp — see graph_decoder.h. A step of a block is six kernels: norm + qkv, RoPE and
-// cache write, attention, output projection + residual, norm + gate-up + SwiGLU, down + residual.
-// Everything that changes from step to step lies on the device, so a replay needs no argument.
+// graph_decoder.cpp — see graph_decoder.h.
 #include "backbone/cuda/graph_decoder.h"
 
 #include <bit>
-#include <cmath>
 
 #include <ATen/ATen.h>
 #include <ATen/cuda/CUDAContext.h>
-#include <c10/core/GradMode.h>
 
 #include "backbone/cuda/launch_check.h"
 #include "backbone/cuda/operators.h"
-#include "backbone/kernels/argmax/argmax_kernel.h"
-#include "backbone/kernels/decode_attention/decode_attention_kernel.h"
-#include "backbone/kernels/ops.h"
-#include "backbone/kernels/rope_store/rope_store_kernel.h"
-#include "backbone/kernels/to_device.h"
-#include "core/error.h"
 
 namespace euromodal {
 
 namespace {
 
-constexpr int64_t kSkinnyRows = 16;  // wider steps use LibTorch's products
-
-cudaStream_t stream() { return c10::cuda::getCurrentCUDAStream(); }
-
-int64_t positions_of(const LlamaConfig& config, const DecoderOptions& options) {
-  return options.max_positions > 0 ? options.max_positions : config.max_positions;
-}
-
-int64_t cache_tokens_of(const LlamaConfig& config, const DecoderOptions& options) {
-  return options.cache_tokens > 0 ? options.cache_tokens
-                                  : options.sequences * positions_of(config, options);
+Launches device_launches() {
+  return {.stream = [] { return c10::cuda::getCurrentCUDAStream().stream(); },
+          .multiprocessors = at::cuda::getCurrentDeviceProperties()->multiProcessorCount,
+          .pinned = true,
+          .free_memory =
+              [] {
+                size_t free = 0, total = 0;
+                check_launch(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+                return static_cast<int64_t>(free);
+              }};
 }
 
 }  // namespace
 
 GraphDecoder::GraphDecoder(const Llama& llama, const DecoderOptions& options)
-    : llama_(llama),
-      config_(llama.config()),
-      options_(options),
-      blocks_(decode_blocks(llama, options.weights, stream())),
-      cache_(config_, options.sequences, positions_of(config_, options),
-             cache_tokens_of(config_, options),
-             options.fp8_cache ? at::kFloat8_e4m3fn : at::kBFloat16, llama.embedding_VD().device()),
-      table_(llama.rope_for(positions_of(config_, options))),
-      lengths_(static_cast<size_t>(options.sequences), 0),
-      sampler_(options.sequences, config_.vocab_size, llama.embedding_VD().device()) {
-  const c10::NoGradGuard no_grad;
-  const int64_t S = options.sequences, H = config_.num_heads, K = config_.num_kv_heads,
-                N = config_.head_dim;
-  const auto bf16 = llama.embedding_VD().options().requires_grad(false);
-  const auto f32 = bf16.dtype(at::kFloat), i32 = bf16.dtype(at::kInt), i64 = bf16.dtype(at::kLong);
-  const std::vector<const Linear*> head = {&llama.head()};
-  head_ = fuse(head, std::nullopt, stream());
-  kv_scale_2_ = at::ones({2}, f32);
-  token_S_ = at::zeros({S}, i64);
-  position_S_ = at::zeros({S}, i32);
-  length_S_ = at::zeros({S}, i32);
-  active_S_ = at::zeros({S}, i32);
-  slot_S_ = at::arange(S, i32);
-  logits_SV_ = at::zeros({S, config_.vocab_size}, f32);
-  h_SD_ = at::zeros({S, config_.hidden_size}, bf16);
-  qkv_SO_ = at::zeros({S, (H + 2 * K) * N}, bf16);
-  q_SHN_ = at::zeros({S, H, N}, bf16);
-  mixed_SHN_ = at::zeros({S, H, N}, bf16);
-  inner_SF_ = at::zeros({S, config_.intermediate_size}, bf16);
-  int64_t floats = 0;
-  for (int64_t B = 1; B < 2 * S; B *= 2) {
-    const int64_t rows = std::min(B, S);
-    floats = std::max(
-        floats, static_cast<int64_t>(decode_attention_workspace(rows, H, N, splits_of(rows))));
-  }
-  attention_workspace_ = at::zeros({floats}, f32);  // zeros: blocks count there
-  const auto pinned = at::TensorOptions().pinned_memory(true);
-  drawn_host_S_ = at::zeros({S}, pinned.dtype(at::kLong));
-  logprob_host_S_ = at::zeros({S}, pinned.dtype(at::kFloat));
-  if (options.graphs) capture();
+    : SlotDecoder(llama, options, device_launches()) {
+  if (options.graphs) capture(options.sequences);
 }
 
-int GraphDecoder::splits_of(int64_t B) const {
-  return decode_attention_splits(B, config_.num_kv_heads, positions_of(config_, options_),
-                                 at::cuda::getCurrentDeviceProperties()->multiProcessorCount);
-}
-
-int64_t GraphDecoder::bucket_of(int64_t count) const {
-  check(count >= 1 && count <= options_.sequences, "a step of {} rows in a decoder of {}", count,
-        options_.sequences);
-  return std::min<int64_t>(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(count))),
-                           options_.sequences);
-}
-
-void GraphDecoder::capture() {
+void GraphDecoder::capture(int64_t sequences) {
   // All slots are empty: the warm-up and the capture write to nobody's page and advance nothing.
   const c10::cuda::CUDAStream side = c10::cuda::getStreamFromPool(/*isHighPriority=*/true);
   at::cuda::getCurrentCUDAStream().synchronize();
   const c10::cuda::CUDAStreamGuard guard(side);
   const auto pool = at::cuda::graph_pool_handle();
-  for (int64_t rows = 1;; rows = std::min(2 * rows, options_.sequences)) {
+  for (int64_t rows = 1;; rows = std::min(2 * rows, sequences)) {
     run(rows);
     side.synchronize();
     graphs_.push_back(std::make_unique<at::cuda::CUDAGraph>());
     graphs_.back()->capture_begin(pool);
     run(rows);
     graphs_.back()->capture_end();
-    if (rows == options_.sequences) break;
+    if (rows == sequences) break;
   }
   side.synchronize();
 }
 
-void GraphDecoder::prefill(int64_t slot, const at::Tensor& emb_TD, int64_t longest) {
-  const c10::NoGradGuard no_grad;
-  const int64_t T = emb_TD.size(0);
-  check(T >= 1 && longest >= T, "a prompt of {} rows for a sequence of at most {}", T, longest);
-  release(slot);
-  sampler_.clear(slot);
-  cache_.reserve(slot, longest);
-  KvCache cache = llama_.make_cache();
-  const at::Tensor hidden_TD = llama_.forward_cached(emb_TD, cache);
-  cache_.fill(slot, cache);
-  logits_SV_.narrow(0, slot, 1).copy_(llama_.logits(hidden_TD.narrow(0, T - 1, 1)));
-  position_S_.select(0, slot).fill_(T);
-  length_S_.select(0, slot).fill_(T + 1);
-  active_S_.select(0, slot).fill_(1);
-  lengths_[static_cast<size_t>(slot)] = T;
+void GraphDecoder::launch(int64_t bucket) {
+  if (graphs_.empty()) return run(bucket);
+  graphs_.at(static_cast<size_t>(std::bit_width(static_cast<uint64_t>(bucket - 1))))->replay();
 }
 
-void GraphDecoder::release(int64_t slot) {
-  if (lengths_.at(static_cast<size_t>(slot)) == 0) return;
-  cache_.release(slot);
-  for (at::Tensor* of_slot : {&position_S_, &length_S_, &active_S_})
-    of_slot->select(0, slot).zero_();
-  token_S_.select(0, slot).zero_();
-  lengths_[static_cast<size_t>(slot)] = 0;
-}
-
-void GraphDecoder::draw_by(int64_t slot, const SampleParams& rules,
-                           const std::vector<int64_t>& prompt) {
-  sampler_.set(slot, rules, prompt);
-}
-
-void GraphDecoder::draw(int64_t count) {
-  drawn_by_rules_ = sampler_.wanted(count);
-  if (drawn_by_rules_) {
-    sampler_.draw(count, logits_SV_, active_S_, token_S_, stream());
-    logprob_host_S_.narrow(0, 0, count)
-        .copy_(sampler_.logprob_S().narrow(0, 0, count), /*non_blocking=*/true);
-  } else {
-    ArgmaxArgs args;
-    args.logits_BV = logits_SV_.const_data_ptr<float>();
-    args.token_B = token_S_.mutable_data_ptr<int64_t>();
-    args.active_B = active_S_.const_data_ptr<int32_t>();
-    args.B = count;
-    args.V = config_.vocab_size;
-    check_launch(argmax(args, stream()), "argmax");
-  }
-  drawn_host_S_.narrow(0, 0, count).copy_(token_S_.narrow(0, 0, count), /*non_blocking=*/true);
-  drawn_.record(c10::cuda::getCurrentCUDAStream());
-  drawn_count_ = count;
-}
-
-std::vector<int64_t> GraphDecoder::tokens() {
-  drawn_.synchronize();
-  const int64_t* data = drawn_host_S_.const_data_ptr<int64_t>();
-  const float* logprob = logprob_host_S_.const_data_ptr<float>();
-  std::vector<int64_t> out(data, data + drawn_count_);
-  for (size_t s = 0; s < out.size(); ++s) {
-    if (lengths_[s] == 0) out[s] = -1;
-    check(out[s] < 0 || !drawn_by_rules_ || std::isfinite(logprob[s]),
-          "the model's logits are not finite in slot {}; its weights may be damaged, or the "
-          "weights' form too coarse for them",
-          s);
-  }
-  return out;
-}
-
-void GraphDecoder::give(const std::vector<int64_t>& tokens) {
-  std::vector<int64_t> ids = tokens;
-  for (int64_t& id : ids) id = std::max<int64_t>(id, 0);
-  token_S_.narrow(0, 0, static_cast<int64_t>(ids.size())).copy_(to_device(ids, token_S_.device()));
-}
-
-void GraphDecoder::step(int64_t count) {
-  const c10::NoGradGuard no_grad;
-  for (int64_t s = 0; s < count; ++s) {
-    int64_t& length = lengths_[static_cast<size_t>(s)];
-    if (length == 0) continue;
-    check(length < positions_of(config_, options_),
-          "slot {} is full: {} positions; release it, or make the decoder for more", s, length);
-    ++length;
-  }
-  const int64_t rows = bucket_of(count);
-  if (options_.graphs) {
-    graphs_.at(static_cast<size_t>(std::bit_width(static_cast<uint64_t>(rows - 1))))->replay();
-  } else {
-    run(rows);
-  }
-}
-
-void GraphDecoder::linear(const DecodeLinear& layer, SkinnyLinearArgs args, int64_t B) {
-  args.M = B;
-  if (B > kSkinnyRows) return wide_linear(layer, args, B);
-  args.dependent = true;
-  check_launch(skinny_linear(args, stream()), "skinny_linear");
-}
-
-SkinnyLinearArgs GraphDecoder::from_hidden(const DecodeLinear& layer,
-                                           const at::Tensor& norm_D) const {
-  SkinnyLinearArgs args = layer.arguments();
-  args.x_MK = h_SD_.const_data_ptr();
-  args.norm_weight_K = norm_D.const_data_ptr();
-  args.norm_eps = static_cast<float>(config_.rms_norm_eps);
-  return args;
-}
-
-SkinnyLinearArgs GraphDecoder::onto_hidden(const DecodeLinear& layer, const at::Tensor& x) const {
-  SkinnyLinearArgs args = layer.arguments();
-  args.x_MK = x.const_data_ptr();
-  args.residual_MN = h_SD_.const_data_ptr();
-  args.y_MN = h_SD_.mutable_data_ptr();
-  return args;
-}
-
-void GraphDecoder::run(int64_t B) {
-  at::Tensor h_BD = h_SD_.narrow(0, 0, B);
-  at::index_select_out(h_BD, llama_.embedding_VD(), 0, token_S_.narrow(0, 0, B));
-  for (int64_t index = 0; index < config_.num_layers; ++index) block(index, B);
-  SkinnyLinearArgs args = from_hidden(head_, llama_.final_norm_D());
-  args.y_MN = logits_SV_.mutable_data_ptr();
-  args.y_type = DType::kF32;
-  linear(head_, args, B);
-  position_S_.narrow(0, 0, B).add_(active_S_.narrow(0, 0, B));
-  length_S_.narrow(0, 0, B).add_(active_S_.narrow(0, 0, B));
-}
-
-void GraphDecoder::block(int64_t index, int64_t B) {
-  const DecodeBlock& weights = blocks_[static_cast<size_t>(index)];
-  const LlamaBlock& norms = llama_.blocks()[static_cast<size_t>(index)];
-  const int64_t H = config_.num_heads, K = config_.num_kv_heads, N = config_.head_dim;
-  const DType kv = options_.fp8_cache ? DType::kFp8E4M3 : DType::kBf16;
-  const float* kv_scale = options_.fp8_cache ? kv_scale_2_.const_data_ptr<float>() : nullptr;
-
-  SkinnyLinearArgs qkv = from_hidden(weights.qkv, norms.input_norm_D);
-  qkv.y_MN = qkv_SO_.mutable_data_ptr();
-  linear(weights.qkv, qkv, B);
-
-  RopeStoreArgs rope{};
-  rope.qkv_TO = qkv_SO_.const_data_ptr();
-  rope.q_THN = q_SHN_.mutable_data_ptr();
-  rope.k_pages = cache_.k_pages(index);
-  rope.v_pages = cache_.v_pages(index);
-  rope.kv_type = kv;
-  rope.kv_scale_2 = kv_scale;
-  rope.cos_PN = table_.cos_PN.const_data_ptr<float>();
-  rope.sin_PN = table_.sin_PN.const_data_ptr<float>();
-  rope.position_T = position_S_.const_data_ptr<int32_t>();
-  rope.sequence_T = slot_S_.const_data_ptr<int32_t>();
-  rope.page_table_SP = cache_.table().const_data_ptr<int32_t>();
-  rope.max_pages = cache_.max_pages();
-  rope.T = B;
-  rope.H = H;
-  rope.K = K;
-  rope.N = N;
-  rope.page_size = PagedCache::kPage;
-  rope.dependent = true;
-  check_launch(rope_store(rope, stream()), "rope_store");
-
-  DecodeAttentionArgs attention{};
-  attention.q_BHN = q_SHN_.const_data_ptr();
-  attention.k_pages = cache_.k_pages(index);
-  attention.v_pages = cache_.v_pages(index);
-  attention.kv_type = kv;
-  attention.kv_scale_2 = kv_scale;
-  attention.length_B = length_S_.const_data_ptr<int32_t>();
-  attention.page_table_BP = cache_.table().const_data_ptr<int32_t>();
-  attention.max_pages = cache_.max_pages();
-  attention.y_BHN = mixed_SHN_.mutable_data_ptr();
-  attention.workspace = attention_workspace_.mutable_data_ptr<float>();
-  attention.B = B;
-  attention.H = H;
-  attention.K = K;
-  attention.N = N;
-  attention.page_size = PagedCache::kPage;
-  attention.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(N)));
-  attention.splits = splits_of(B);
-  attention.dependent = true;
-  check_launch(decode_attention(attention, stream()), "decode_attention");
-
-  linear(weights.o, onto_hidden(weights.o, mixed_SHN_), B);
-
-  SkinnyLinearArgs gate_up = from_hidden(weights.gate_up, norms.post_norm_D);
-  gate_up.epilogue = SkinnyEpilogue::kSwiglu;
-  gate_up.y_MN = inner_SF_.mutable_data_ptr();
-  linear(weights.gate_up, gate_up, B);
-
-  linear(weights.down, onto_hidden(weights.down, inner_SF_), B);
-}
-
-// The same in LibTorch's products: pointers back to tensors of B rows.
-void GraphDecoder::wide_linear(const DecodeLinear& layer, const SkinnyLinearArgs& args, int64_t B) {
-  const auto options = h_SD_.options();
-  const auto view = [&](const void* data, int64_t width, at::ScalarType type) {
-    return at::from_blob(const_cast<void*>(data), {B, width}, options.dtype(type));
-  };
-  const Segments rows = Segments::one(B);
-  at::Tensor x_BI = view(args.x_MK, args.K, at::kBFloat16);
-  if (args.norm_weight_K != nullptr) {
-    const at::Tensor weight_D =
-        at::from_blob(const_cast<void*>(args.norm_weight_K), {args.K}, options);
-    x_BI = rms_norm(x_BI, weight_D, args.norm_eps, rows);
-  }
-  at::Tensor y_BO = euromodal::linear(x_BI, layer.plain_OI(), layer.bias_O, rows);
-  if (args.epilogue == SkinnyEpilogue::kSwiglu) y_BO = swiglu(y_BO);
-  if (args.residual_MN != nullptr) y_BO = y_BO + view(args.residual_MN, args.N, at::kBFloat16);
-  view(args.y_MN, y_BO.size(1), args.y_type == DType::kF32 ? at::kFloat : at::kBFloat16)
-      .copy_(y_BO);
-}
-
-at::Tensor GraphDecoder::logits(int64_t count) const { return logits_SV_.narrow(0, 0, count); }
-
-int64_t GraphDecoder::length(int64_t slot) const { return lengths_.at(static_cast<size_t>(slot)); }
-
-int64_t GraphDecoder::weight_bytes() const {
-  int64_t bytes = head_.bytes();
-  for (const DecodeBlock& block : blocks_)
-    bytes += block.qkv.bytes() + block.o.bytes() + block.gate_up.bytes() + block.down.bytes();
-  return bytes;
-}
+void GraphDecoder::mark_drawn() { drawn_.record(c10::cuda::getCurrentCUDAStream()); }
+void GraphDecoder::wait_drawn() { drawn_.synchronize(); }
 
 std::unique_ptr<Decoder> cuda::make_decoder(const Llama& llama, const DecoderOptions& options) {
   return std::make_unique<GraphDecoder>(llama, options);

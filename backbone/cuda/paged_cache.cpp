@@ -1,6 +1,8 @@
 // paged_cache.cpp — see paged_cache.h.
 #include "backbone/cuda/paged_cache.h"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 
 #include "backbone/kernels/to_device.h"
@@ -8,81 +10,92 @@
 
 namespace euromodal {
 
-namespace {
-
-int64_t pages_for(int64_t positions) {
-  return (positions + PagedCache::kPage - 1) / PagedCache::kPage;
-}
-
-}  // namespace
-
 PagedCache::PagedCache(const LlamaConfig& config, int64_t slots, int64_t max_positions,
                        int64_t tokens, at::ScalarType type, at::Device device)
-    : type_(type), held_(static_cast<size_t>(slots)) {
-  const int64_t pages = pages_for(tokens) + 1;
+    : type_(type),
+      layout_{type == at::kFloat8_e4m3fn ? KvType::kFloat8 : KvType::kBf16, config.num_layers,
+              config.num_kv_heads, config.head_dim},
+      free_(std::make_shared<std::vector<int64_t>>()) {
+  const int64_t pages = kv_pages(tokens) + 1;
   const auto options = at::TensorOptions().device(device);
   storage_ = at::zeros({config.num_layers, 2, pages, config.num_kv_heads, kPage, config.head_dim},
                        options.dtype(type == at::kFloat8_e4m3fn ? at::kByte : type));
-  table_SP_ = at::zeros({slots, pages_for(max_positions)}, options.dtype(at::kInt));
-  for (int64_t page = pages - 1; page > 0; --page) free_.push_back(page);  // 0: nobody's
+  table_SP_ = at::zeros({slots, kv_pages(max_positions)}, options.dtype(at::kInt));
+  for (int64_t page = pages - 1; page > 0; --page) free_->push_back(page);  // 0: nobody's
 }
 
-void PagedCache::reserve(int64_t slot, int64_t positions) {
-  release(slot);
-  auto& held = held_.at(static_cast<size_t>(slot));
-  const int64_t wanted = pages_for(positions);
-  check(wanted <= max_pages(), "a sequence of {} positions in slot {}, which holds {} at most",
-        positions, slot, max_pages() * kPage);
-  check(
-      wanted <= static_cast<int64_t>(free_.size()),
-      "the cache has room for {} more positions, a sequence needs {}; what to do: fewer sequences "
-      "at once, or a larger cache",
-      static_cast<int64_t>(free_.size()) * kPage, positions);
-  held.assign(free_.end() - wanted, free_.end());
-  free_.resize(free_.size() - static_cast<size_t>(wanted));
-  std::vector<int64_t> row(static_cast<size_t>(max_pages()), 0);
-  std::copy(held.begin(), held.end(), row.begin());
-  table_SP_.select(0, slot).copy_(to_device(row, table_SP_.device()));
+std::shared_ptr<KvPage> PagedCache::take() {
+  check(!free_->empty(),
+        "the cache of keys and values on the device is full ({} positions); what to do: shorter "
+        "prompts or answers, fewer sequences at once, or a larger cache",
+        (storage_.size(2) - 1) * kPage);
+  const int64_t number = free_->back();
+  free_->pop_back();
+  return {new KvPage{nullptr, number}, [free = free_](KvPage* page) {
+            free->push_back(page->number);
+            delete page;
+          }};
 }
 
-void PagedCache::release(int64_t slot) {
-  auto& held = held_.at(static_cast<size_t>(slot));
-  if (held.empty()) return;
-  free_.insert(free_.end(), held.begin(), held.end());
-  held.clear();
-  table_SP_.select(0, slot).zero_();
+at::Tensor PagedCache::pages_of(int64_t layer, int64_t which) const {
+  return storage_.select(0, layer).select(0, which);
 }
 
-void PagedCache::fill(int64_t slot, const KvCache& cache) {
-  const auto& held = held_.at(static_cast<size_t>(slot));
-  const int64_t whole = cache.length() / kPage, rest = cache.length() % kPage;
-  const at::Tensor index_W = to_device({held.begin(), held.begin() + whole}, table_SP_.device());
-  for (int64_t layer = 0; layer < storage_.size(0); ++layer) {
-    const auto [k_LKN, v_LKN] = cache.layer(layer);
-    for (const int64_t which : {0, 1}) {
-      at::Tensor x_LKN = which == 0 ? k_LKN : v_LKN;
-      if (type_ == at::kFloat8_e4m3fn)
-        x_LKN = x_LKN.to(at::kFloat).clamp(-448.0, 448.0).to(at::kFloat8_e4m3fn).view(at::kByte);
-      const at::Tensor pages = storage_.select(0, layer).select(0, which);
-      if (whole > 0) {
-        const at::Tensor x_WPKN = x_LKN.narrow(0, 0, whole * kPage).unflatten(0, {whole, kPage});
-        pages.index_copy_(0, index_W, x_WPKN.transpose(1, 2));
-      }
-      if (rest > 0) {
-        pages.select(0, held[static_cast<size_t>(whole)])
-            .narrow(1, 0, rest)
-            .copy_(x_LKN.narrow(0, whole * kPage, rest).transpose(0, 1));
-      }
+void PagedCache::copy(int64_t from, int64_t to) {
+  storage_.select(2, to).copy_(storage_.select(2, from));
+}
+
+void PagedCache::write(int64_t layer, std::span<const int64_t> pages, int64_t begin,
+                       const at::Tensor& k_TKN, const at::Tensor& v_TKN) {
+  const int64_t count = k_TKN.size(0);
+  if (written_.begin != begin || written_.count != count ||
+      !std::equal(pages.begin(), pages.end(), written_.pages.begin(), written_.pages.end())) {
+    std::vector<int64_t> page_T, offset_T;
+    for (int64_t p = begin; p < begin + count; ++p) {
+      page_T.push_back(pages[static_cast<size_t>(p / kPage)]);
+      offset_T.push_back(p % kPage);
     }
+    written_ = {{pages.begin(), pages.end()},
+                begin,
+                count,
+                to_device(page_T, storage_.device()),
+                to_device(offset_T, storage_.device())};
+  }
+  for (const int64_t which : {0, 1}) {
+    at::Tensor x_TKN = which == 0 ? k_TKN : v_TKN;
+    if (type_ == at::kFloat8_e4m3fn)
+      x_TKN = x_TKN.to(at::kFloat).clamp(-448.0, 448.0).to(type_).view(at::kByte);
+    pages_of(layer, which).transpose(1, 2).index_put_({written_.page_T, written_.offset_T}, x_TKN);
   }
 }
 
-void* PagedCache::k_pages(int64_t layer) const {
-  return storage_.select(0, layer).select(0, 0).data_ptr();
+std::pair<at::Tensor, at::Tensor> PagedCache::read(int64_t layer, std::span<const int64_t> pages,
+                                                   int64_t positions) {
+  const auto used = pages.first(static_cast<size_t>(kv_pages(positions)));
+  if (read_.begin != 0 ||
+      !std::equal(used.begin(), used.end(), read_.pages.begin(), read_.pages.end())) {
+    read_ = {{used.begin(), used.end()}, 0, positions, {}, {}};
+    read_.page_T = to_device(read_.pages, storage_.device());
+  }
+  const auto rows = [&](int64_t which) {
+    at::Tensor x_WKPN = pages_of(layer, which).index_select(0, read_.page_T);
+    if (type_ == at::kFloat8_e4m3fn) x_WKPN = x_WKPN.view(type_).to(at::kBFloat16);
+    return x_WKPN.transpose(1, 2).flatten(0, 1).narrow(0, 0, positions);
+  };
+  return {rows(0), rows(1)};
 }
-void* PagedCache::v_pages(int64_t layer) const {
-  return storage_.select(0, layer).select(0, 1).data_ptr();
+
+void PagedCache::set_slot(int64_t slot, std::span<const int64_t> pages) {
+  check(static_cast<int64_t>(pages.size()) <= max_pages(),
+        "a sequence of {} positions in slot {}, which holds {} at most",
+        static_cast<int64_t>(pages.size()) * kPage, slot, max_pages() * kPage);
+  std::vector<int64_t> row(static_cast<size_t>(max_pages()), 0);
+  std::copy(pages.begin(), pages.end(), row.begin());
+  table_SP_.select(0, slot).copy_(to_device(row, table_SP_.device()));
 }
+
+void* PagedCache::k_pages(int64_t layer) const { return pages_of(layer, 0).data_ptr(); }
+void* PagedCache::v_pages(int64_t layer) const { return pages_of(layer, 1).data_ptr(); }
 int64_t PagedCache::bytes() const { return static_cast<int64_t>(storage_.nbytes()); }
 
 }  // namespace euromodal

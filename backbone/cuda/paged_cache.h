@@ -1,7 +1,10 @@
-// paged_cache.h — keys and values of all layers in pages, and which slot holds which pages. S
-// slots, K key/value heads, P positions a page, N head width.
+// paged_cache.h — keys and values of all layers in pages of a device: the store behind the KvCaches
+// of a device decoder, and the table that says which slot reads which pages. S slots, K key/value
+// heads, P positions a page, N head width.
 #pragma once
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -11,33 +14,50 @@
 
 namespace euromodal {
 
-class PagedCache {
+class PagedCache final : public KvStore {
  public:
-  static constexpr int64_t kPage = 64;
+  static constexpr int64_t kPage = kPagePositions;
 
-  /// Pages for `tokens` positions and one more, which slots without a sequence write to.
+  /// Pages for `tokens` positions and one more, which slots without a sequence write to. `type`:
+  /// bf16 or float8_e4m3fn; whoever attends sees what is stored, be it rounded.
   PagedCache(const LlamaConfig& config, int64_t slots, int64_t max_positions, int64_t tokens,
              at::ScalarType type, at::Device device);
 
-  /// Gives the slot pages for `positions`; Error when too few are left.
-  void reserve(int64_t slot, int64_t positions);
-  void release(int64_t slot);
-  /// Copies all positions of a contiguous cache into the slot's pages.
-  void fill(int64_t slot, const KvCache& cache);
+  const KvLayout& layout() const override { return layout_; }
+  std::shared_ptr<KvPage> take() override;
+  int64_t free_pages() const override { return static_cast<int64_t>(free_->size()); }
+  void copy(int64_t from, int64_t to) override;
+  void write(int64_t layer, std::span<const int64_t> pages, int64_t begin, const at::Tensor& k_TKN,
+             const at::Tensor& v_TKN) override;
+  std::pair<at::Tensor, at::Tensor> read(int64_t layer, std::span<const int64_t> pages,
+                                         int64_t positions) override;
+
+  /// From now on the slot's rows are in these pages; none: it has no sequence. Error for more than
+  /// max_pages().
+  void set_slot(int64_t slot, std::span<const int64_t> pages);
 
   void* k_pages(int64_t layer) const;  // [pages, K, P, N]
   void* v_pages(int64_t layer) const;
   const at::Tensor& table() const { return table_SP_; }  // [S, max_pages] i32 on the device
   int64_t max_pages() const { return table_SP_.size(1); }
-  at::ScalarType type() const { return type_; }
   int64_t bytes() const;
 
  private:
+  at::Tensor pages_of(int64_t layer, int64_t which) const;
+
+  // Where the rows of the last write() and read() lie: the same for all layers of a pass.
+  struct Rows {
+    std::vector<int64_t> pages;
+    int64_t begin = -1, count = 0;
+    at::Tensor page_T, offset_T;
+  };
+
   at::ScalarType type_;
+  KvLayout layout_;
   at::Tensor storage_;  // [layers, 2, pages, K, P, N]
   at::Tensor table_SP_;
-  std::vector<int64_t> free_;
-  std::vector<std::vector<int64_t>> held_;
+  std::shared_ptr<std::vector<int64_t>> free_;  // pages may outlive this
+  Rows written_, read_;
 };
 
 }  // namespace euromodal

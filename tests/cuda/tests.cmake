@@ -50,9 +50,10 @@ endfunction()
 euromodal_kernel_test(tests_kernels_emulated LINK em_cuda_emulated)
 # Glue that needs nothing of LibTorch's CUDA half, over the emulated kernels.
 target_sources(tests_kernels_emulated PRIVATE ${CMAKE_SOURCE_DIR}/backbone/cuda/decode_weights.cpp ${CMAKE_SOURCE_DIR}/backbone/cuda/device_sampler.cpp
-  ${CMAKE_SOURCE_DIR}/backbone/cuda/media_launch.cpp
+  ${CMAKE_SOURCE_DIR}/backbone/cuda/media_launch.cpp ${CMAKE_SOURCE_DIR}/backbone/cuda/paged_cache.cpp ${CMAKE_SOURCE_DIR}/backbone/cuda/slot_decoder.cpp
   ${CMAKE_CURRENT_LIST_DIR}/emulated/decode_weights_test.cpp ${CMAKE_CURRENT_LIST_DIR}/emulated/sampled_decoding_test.cpp
-  ${CMAKE_CURRENT_LIST_DIR}/emulated/device_preprocess_test.cpp)
+  ${CMAKE_CURRENT_LIST_DIR}/emulated/device_preprocess_test.cpp
+  ${CMAKE_CURRENT_LIST_DIR}/emulated/slot_decoder_test.cpp)
 target_compile_definitions(tests_kernels_emulated PRIVATE EM_EMULATED EM_GOLDENS_DIR="${CMAKE_SOURCE_DIR}/tests/backbone/goldens")
 # A stand-in for a GPU (tests/support/fake_gpu.h): models and training steps as on `--device cuda`, counting what makes the host wait.
 file(GLOB fake_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/fake/*_test.cpp)

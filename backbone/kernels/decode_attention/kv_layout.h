@@ -13,12 +13,12 @@ inline constexpr int64_t kPagePositions = 64;
 inline constexpr int64_t kValueColumns = 32;  // int8: columns of values beside each other
 
 /// kInt8: code · scale, symmetric, one scale for each position and head. Keys are stored as
-/// code + kKeyZero, without sign, values with theirs.
-enum class KvType { kF32, kBf16, kF16, kInt8 };
+/// code + kKeyZero, without sign, values with theirs. kFloat8: e4m3, in pages of a device alone.
+enum class KvType { kF32, kBf16, kF16, kInt8, kFloat8 };
 inline constexpr int32_t kKeyZero = 128;
 
 constexpr int64_t kv_type_bytes(KvType type) {
-  return type == KvType::kF32 ? 4 : type == KvType::kInt8 ? 1 : 2;
+  return type == KvType::kF32 ? 4 : type == KvType::kInt8 || type == KvType::kFloat8 ? 1 : 2;
 }
 
 /// int8: where number n of a position is, behind the keys or values of a head.

@@ -30,15 +30,23 @@ class EmulatedDecoder final : public Decoder {
     caches_.resize(kSlots);
   }
 
-  void prefill(int64_t slot, const at::Tensor& emb_TD, int64_t /*longest*/) override {
+  const Llama& llama() const override { return llama_; }
+  KvLayout layout() const override { return llama_.cache_layout(); }
+  KvCache make_cache() override { return llama_.make_cache(); }
+  int64_t free_pages() const override { return 1000; }
+  void begin(int64_t slot, KvCache cache, const at::Tensor& hidden_1D,
+             int64_t /*longest*/) override {
     sampler_.clear(slot);
-    caches_[static_cast<size_t>(slot)] = llama_.make_cache();
-    run(slot, emb_TD);
+    caches_[static_cast<size_t>(slot)] = std::move(cache);
+    logits_SV_.narrow(0, slot, 1).copy_(llama_.logits(hidden_1D));
     active_S_[slot].fill_(1);
   }
-  void release(int64_t slot) override {
-    caches_[static_cast<size_t>(slot)].reset();
+  KvCache release(int64_t slot) override {
+    auto& held = caches_[static_cast<size_t>(slot)];
+    KvCache out = held ? std::move(*held) : make_cache();
+    held.reset();
     active_S_[slot].fill_(0);
+    return out;
   }
   void draw_by(int64_t slot, const SampleParams& rules,
                const std::vector<int64_t>& prompt) override {
