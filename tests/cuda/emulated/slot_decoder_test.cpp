@@ -323,14 +323,20 @@ TEST(SlotDecoderTest, ABatchGivesEachRequestItsOwnTokens) {
       request.options.top_k = 20;
       request.options.seed = static_cast<uint64_t>(i);
     }
-    if (i == 2) request.options.logit_bias = {{9, 3.0}};  // which the device does not know
+    if (i == 2) {  // what the device does not know: it would have drawn another
+      request.options.logit_bias = {{9, 50.0}};
+      request.options.logprobs = 0;
+    }
     requests.push_back(std::move(request));
   }
   std::map<int64_t, std::vector<int64_t>> want;
+  std::vector<TokenLogprob> want_logprobs;
   for (const BatchRequest& request : requests) {
     GenerateOptions alone = request.options;
     alone.decoder = decoder_of(model.llama());
-    want[request.number] = generate(model.llama(), {request.prompt_ids}, alone).tokens;
+    const Generated out = generate(model.llama(), {request.prompt_ids}, alone);
+    want[request.number] = out.tokens;
+    if (request.number == 2) want_logprobs = out.logprobs;
     EXPECT_EQ(static_cast<int64_t>(want[request.number].size()), 3 + request.number);
   }
   const auto decoder = decoder_of(model.llama(), {.sequences = 3, .cache_tokens = 20 * 64});
@@ -346,6 +352,11 @@ TEST(SlotDecoderTest, ABatchGivesEachRequestItsOwnTokens) {
   while (engine.busy()) {
     engine.step([&](int64_t number, Generated result) {
       reused += result.timings.reused_tokens;
+      if (number == 2) {
+        ASSERT_EQ(result.logprobs.size(), want_logprobs.size());
+        for (size_t i = 0; i < want_logprobs.size(); ++i)
+          EXPECT_NEAR(result.logprobs[i].logprob, want_logprobs[i].logprob, 0.02) << i;
+      }
       got[number] = std::move(result.tokens);
     });
   }
