@@ -21,6 +21,9 @@ class TeamBarrier {
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
       arrived_.store(0, std::memory_order_relaxed);
       phase_.store(phase + 1, std::memory_order_release);
+      // notify_all() looks whether anybody sleeps: not before the store can be seen, or one who
+      // falls asleep in between is never woken.
+      std::atomic_thread_fence(std::memory_order_seq_cst);
       phase_.notify_all();
       return;
     }
