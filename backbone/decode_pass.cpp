@@ -23,8 +23,7 @@ namespace euromodal {
 
 namespace {
 
-// Of a block, what threads take pieces of: products q, k, v; o; gate, up; down; attention.
-constexpr int64_t kTaken = 5, kAttention = 4;
+constexpr int64_t kProducts = 4;  // of a block: q, k, v; o; gate, up; down
 
 bool plain(const at::Tensor& t, at::ScalarType dtype) {
   return !t.defined() || (t.scalar_type() == dtype && t.is_contiguous() && t.is_cpu());
@@ -95,8 +94,9 @@ class DecodePass {
         layout_(layout),
         T_(x_TD.size(0)),
         x_TD_(x_TD.mutable_data_ptr<E>()),
-        taken_(
-            std::make_unique<std::atomic<int64_t>[]>(static_cast<size_t>(kTaken * c_.num_layers))) {
+        threads_(team_size()),
+        shares_(static_cast<size_t>(kProducts * c_.num_layers * threads_)),
+        attended_(std::make_unique<std::atomic<int64_t>[]>(static_cast<size_t>(c_.num_layers))) {
     const int64_t H = c_.num_heads, K = c_.num_kv_heads, N = c_.head_dim;
     memory_.want(h_TD_, T_ * std::max(c_.hidden_size, H * N));
     memory_.want(q_THN_, T_ * H * N);
@@ -132,7 +132,9 @@ class DecodePass {
   void product(const Team& team, int64_t index, const PackedInputs<E>& ready,
                const std::array<typename PackedProduct<E>::Output, kCount>& outputs) const {
     const PackedProduct<E> product(ready.rows(), T_, outputs, kernels_);
-    product.work(taken_[static_cast<size_t>(index)], team.size());
+    product.work(
+        {&shares_[static_cast<size_t>(index * threads_)], static_cast<size_t>(team.size())},
+        team.rank());
     team.meet();
   }
 
@@ -171,12 +173,11 @@ class DecodePass {
   void block(const Team& team, int64_t layer) const {
     const LlamaBlock& b = shared_.blocks[static_cast<size_t>(layer)];
     const int64_t HN = c_.num_heads * c_.head_dim, F = c_.intermediate_size;
-    const int64_t first = kTaken * layer;
+    const int64_t first = kProducts * layer;
     product(team, first, normed(team, b.input_norm_D, b.q),
             std::array{output(b.q, q_THN_), output(b.k, k_TKN_), output(b.v, v_TKN_)});
     enter(team, layer);
-    plan_.work(taken_[static_cast<size_t>(first + kAttention)], team.rank(), layer, q_THN_, HN,
-               workspace_);
+    plan_.work(attended_[static_cast<size_t>(layer)], team.rank(), layer, q_THN_, HN, workspace_);
     team.meet();
     team.share(plan_.joins(),
                [&](int64_t begin, int64_t end) { plan_.join(begin, end, workspace_, h_TD_, HN); });
@@ -210,9 +211,11 @@ class DecodePass {
   E* x_TD_;  // the residual stream
   Memory memory_;
   E *h_TD_, *q_THN_, *k_TKN_, *v_TKN_, *gate_TF_, *up_TF_;
-  float* workspace_;                               // of attention
-  uint8_t* ready_;                                 // the inputs of one product
-  std::unique_ptr<std::atomic<int64_t>[]> taken_;  // of each product and attention
+  float* workspace_;  // of attention
+  uint8_t* ready_;    // the inputs of one product
+  int64_t threads_;
+  mutable std::vector<PackedShare> shares_;           // of each product, one for each thread
+  std::unique_ptr<std::atomic<int64_t>[]> attended_;  // taken of each block's attention
 };
 
 }  // namespace

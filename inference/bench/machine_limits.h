@@ -6,7 +6,7 @@
 namespace euromodal {
 
 /// Bytes per second that all threads together read from memory (a buffer of 512 MiB in huge pages,
-/// the best of a few passes).
+/// the best of a few passes, some as the processor fetches by itself, some fetched ahead).
 double read_bandwidth();
 
 /// Floating-point operations per second of a matrix product of 2048 x 2048 by 2048 x 5632: the best

@@ -51,7 +51,7 @@ struct Vnni {
 }  // namespace
 
 PackedKernels avx512_vnni() {
-  return {nullptr, all_tiles<Int8Tile, Vnni, 6, 2, 4>, all_tiles<Int4Tile, Vnni, 6, 2, 4>, false};
+  return {nullptr, all_tiles<Int8Tile, Vnni, 6, 2, 1>, all_tiles<Int4Tile, Vnni, 6, 2, 1>, false};
 }
 
 }  // namespace euromodal::packed

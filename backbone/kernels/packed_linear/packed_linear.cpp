@@ -3,7 +3,7 @@
 #include "backbone/kernels/packed_linear/packed_linear.h"
 
 #include <array>
-#include <atomic>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -86,8 +86,10 @@ std::vector<at::Tensor> run_packed(const at::Tensor& x_TI, std::span<const Packe
     at::parallel_for(0, T * inputs.row_pieces(), kPiecesGrain,
                      [&](int64_t begin, int64_t end) { inputs.prepare(begin, end); });
   const int64_t threads = at::in_parallel_region() ? 1 : at::get_num_threads();
-  std::atomic<int64_t> next = 0;
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) { product.work(next, threads); });
+  std::vector<PackedShare> shares(static_cast<size_t>(threads));
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t rank = begin; rank < end; ++rank) product.work(shares, rank);
+  });
   return out;
 }
 

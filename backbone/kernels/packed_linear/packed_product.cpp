@@ -71,23 +71,24 @@ EM_CPU_CLONES void store_tile(const PackedStore<c10::Half>& to, const float* til
   store_rows(to, tile, row, rows, output, columns);
 }
 
-/// Takes the next blocks: half of an even share of what is left, in fours (the streams of a single
-/// row), so that threads end together however fast each of them is.
-bool take_blocks(std::atomic<int64_t>& next, int64_t blocks, int64_t threads, int64_t& begin,
-                 int64_t& end) {
-  constexpr int64_t kStreams = 4;
-  begin = next.load(std::memory_order_relaxed);
-  do {
-    if (begin >= blocks) return false;
-    const int64_t left = blocks - begin;
-    const int64_t share =
-        threads == 1 ? left : std::max(left / (2 * threads) / kStreams, int64_t{1}) * kStreams;
-    end = std::min(begin + share, blocks);
-  } while (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed));
-  return true;
-}
+constexpr int64_t kUnitBlocks = 4;  // that are taken together: whole tiles, streams of one length
 
 }  // namespace
+
+bool PackedShare::take(int64_t count, bool own, int64_t& begin, int64_t& end) {
+  constexpr int kHalf = 32;
+  uint64_t taken = taken_.load(std::memory_order_relaxed), now = 0;
+  do {
+    const auto front = static_cast<int64_t>(taken & 0xFFFFFFFF),
+               back = static_cast<int64_t>(taken >> kHalf), left = count - front - back;
+    if (left <= 0) return false;
+    const int64_t units = std::max<int64_t>(1, left / 2);  // small at last: all end together
+    begin = own ? front : count - back - units;
+    end = begin + units;
+    now = taken + (own ? static_cast<uint64_t>(units) : static_cast<uint64_t>(units) << kHalf);
+  } while (!taken_.compare_exchange_weak(taken, now, std::memory_order_relaxed));
+  return true;
+}
 
 template <typename E>
 PackedInputs<E>::PackedInputs(const E* x_TI, int64_t rows, const PackedWeight& like, bool widened)
@@ -182,17 +183,28 @@ PackedProduct<E>::PackedProduct(const PackedRows& x, int64_t rows, std::span<con
 }
 
 template <typename E>
-void PackedProduct<E>::work(std::atomic<int64_t>& next, int64_t threads) const {
-  int64_t begin = 0, end = 0;
-  while (take_blocks(next, blocks_, threads, begin, end)) {
-    for (const Job& job : std::span(jobs_).first(count_)) {
-      PackedStore<E> to{job.to.y_TO, job.to.bias_O, job.to.add_TO, job.to.weight->outputs};
-      PackedKernelArgs args = job.args;
-      args.to = &to;
-      args.begin = std::max<int64_t>(begin - job.first, 0);
-      args.end = std::min(end - job.first, job.blocks);
-      if (args.begin < args.end) job.kernel(args);
-    }
+void PackedProduct<E>::work(std::span<PackedShare> shares, int64_t rank) const {
+  const auto threads = static_cast<int64_t>(shares.size());
+  if (threads == 1) return run(0, blocks_);
+  const int64_t units = (blocks_ + kUnitBlocks - 1) / kUnitBlocks;
+  for (int64_t i = 0; i < threads; ++i) {
+    const int64_t owner = (rank + i) % threads, first = units * owner / threads,
+                  count = units * (owner + 1) / threads - first;
+    int64_t begin = 0, end = 0;
+    while (shares[static_cast<size_t>(owner)].take(count, owner == rank, begin, end))
+      run((first + begin) * kUnitBlocks, std::min((first + end) * kUnitBlocks, blocks_));
+  }
+}
+
+template <typename E>
+void PackedProduct<E>::run(int64_t begin, int64_t end) const {
+  for (const Job& job : std::span(jobs_).first(count_)) {
+    PackedStore<E> to{job.to.y_TO, job.to.bias_O, job.to.add_TO, job.to.weight->outputs};
+    PackedKernelArgs args = job.args;
+    args.to = &to;
+    args.begin = std::max<int64_t>(begin - job.first, 0);
+    args.end = std::min(end - job.first, job.blocks);
+    if (args.begin < args.end) job.kernel(args);
   }
 }
 

@@ -1,6 +1,6 @@
 // packed_product.h — rows times packed weights that several threads compute together, over memory
-// of the caller: the inputs are made ready piece by piece, then whoever is through takes the next
-// blocks of outputs. T rows, I inputs, O outputs, G groups.
+// of the caller: the inputs are made ready piece by piece, then each takes its share of the
+// outputs, and whoever is through some of the others'. T rows, I inputs, O outputs, G groups.
 #pragma once
 #include <array>
 #include <atomic>
@@ -47,6 +47,17 @@ class PackedInputs {
   PackedRows ready_;
 };
 
+/// What has been taken of one thread's share of a product: a stretch of memory that it reads from
+/// the front, so that what is fetched ahead is its own; those who are through take from the back.
+class alignas(64) PackedShare {
+ public:
+  /// Takes some of the share's `count` units, which nobody else gets then; false: none is left.
+  bool take(int64_t count, bool own, int64_t& begin, int64_t& end);
+
+ private:
+  std::atomic<uint64_t> taken_ = 0;  // low half: units from the front, high half: from the back
+};
+
 /// y = x Wᵀ + b for weights of the same inputs, at most three.
 template <typename E>
 class PackedProduct {
@@ -61,9 +72,9 @@ class PackedProduct {
                 const PackedKernels& kernels);
 
   int64_t blocks() const { return blocks_; }
-  /// Called once by each of the threads; comes back when nothing is left to take. `next` is 0
-  /// before the first.
-  void work(std::atomic<int64_t>& next, int64_t threads) const;
+  /// Called once by each of as many threads as there are shares; comes back when nothing is left to
+  /// take. Nothing of `shares` has been taken before the first call.
+  void work(std::span<PackedShare> shares, int64_t rank) const;
 
  private:
   /// One weight's share of the work: `args` without the range of blocks.
@@ -73,6 +84,8 @@ class PackedProduct {
     Output to;
     int64_t blocks, first;  // first: among the blocks of all weights
   };
+  /// Blocks [begin, end) of all weights.
+  void run(int64_t begin, int64_t end) const;
   std::array<Job, 3> jobs_ = {};
   size_t count_ = 0;
   int64_t blocks_ = 0;
