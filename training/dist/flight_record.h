@@ -39,7 +39,7 @@ class FlightRecord {
   void started(const std::string& group, int64_t sequence);
   void ended(int64_t ticket);
   void failed(int64_t ticket);  // it threw
-  /// The whole process was not run for so long (SIGSTOP, starved); 0: it was.
+  /// The whole process was not run for so long of late (SIGSTOP, starved); 0: it was.
   void set_stood_still(double seconds);
   /// Seconds spent so far between block() and its end.
   double blocked_s() const;

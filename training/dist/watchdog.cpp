@@ -93,12 +93,14 @@ Watchdog::Watchdog(WatchdogOptions options)
 }
 
 void Watchdog::watch() {
-  double frozen_s = 0.0;
+  double longest_s = 0.0, woke_s = watchdog_clock_s();  // of late: a time without being run
   while (!impl_->stop) {
     const FlightRecord::Now now = record_.now();
-    // Judged by the phase of now: the one before the nap may have had another deadline.
-    if (frozen_s < 0.5 * now.deadline_s) frozen_s = 0.0;
-    if (frozen_s > 0.0) record_.set_stood_still(frozen_s);
+    // Judged by the phase of now: the process may have been stopped in one that had more time, and
+    // what is said of it counts for as long as others may still wait because of it.
+    const bool of_late = watchdog_clock_s() - woke_s < now.deadline_s;
+    const double frozen_s = of_late && longest_s >= 0.5 * now.deadline_s ? longest_s : 0.0;
+    record_.set_stood_still(frozen_s);
     if (const int signal = watchdog_signal.exchange(0); signal != 0) {
       write(fmt::format("signal {}", signal));
       if (signal == SIGUSR2)
@@ -121,7 +123,11 @@ void Watchdog::watch() {
     const double nap_s = std::min(0.5, std::max(0.01, now.deadline_s / 20));
     const double before_s = watchdog_clock_s();
     watchdog_sleep(&impl_->bell, nap_s);
-    frozen_s = watchdog_clock_s() - before_s - nap_s;
+    const double after_s = watchdog_clock_s(), over_s = after_s - before_s - nap_s;
+    if (over_s > longest_s || !of_late) {
+      longest_s = over_s;
+      woke_s = after_s;
+    }
   }
 }
 

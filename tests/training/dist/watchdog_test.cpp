@@ -3,10 +3,12 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstdlib>
 #include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "core/files.h"
 #include "tests/support/temp.h"
@@ -114,6 +116,29 @@ TEST_F(WatchdogTest, Sigusr2WritesTheRecordOfARunningRank) {
   EXPECT_EQ(record(0)["reason"], fmt::format("signal {}", SIGUSR2));
   EXPECT_EQ(record(0)["calls"][0]["operation"], "barrier");
   EXPECT_EQ(code_, 0);
+}
+
+// Stopped in a phase that has much time, woken and asked in the next one, which has little.
+TEST_F(WatchdogTest, AStopIsTriedByThePhaseInWhichOneAsks) {
+  Watchdog watchdog(options());
+  watchdog.record().set_phase("data 3", 60.0);
+  const auto start = std::chrono::steady_clock::now();
+  const std::string self = std::to_string(::getpid());
+  ASSERT_EQ(std::system(("(kill -STOP " + self + "; sleep 3; kill -CONT " + self + ") &").c_str()),
+            0);
+  ASSERT_TRUE(watchdog_until([&] {  // (10 s of naps; a second for the watchdog to look at it)
+    return std::chrono::steady_clock::now() - start > std::chrono::milliseconds(4200);
+  }));
+  const auto stood_still_s = [&](double deadline_s) {
+    watchdog.record().set_phase("step 3", deadline_s);
+    std::this_thread::sleep_for(std::chrono::milliseconds(600));  // the watchdog's nap of before
+    fs::remove(dir_ / "flight" / "rank-0.json");
+    ::raise(SIGUSR2);
+    EXPECT_TRUE(watchdog_until([&] { return fs::exists(dir_ / "flight" / "rank-0.json"); }));
+    return record(0)["stood_still_s"].get<double>();
+  };
+  EXPECT_GT(stood_still_s(4.0), 2.0);
+  EXPECT_EQ(stood_still_s(60.0), 0.0);  // of no account there
 }
 
 TEST_F(WatchdogTest, TheRecordOfAnEarlierRunIsKeptAside) {
