@@ -123,8 +123,8 @@ struct Integers {
 }  // namespace
 
 PackedKernels avx2() {
-  return {all_tiles<Bf16Tile, Widened, 4, 1, 2>, all_tiles<Int8Tile, Integers, 4, 1, 2>,
-          all_tiles<Int4Tile, Integers, 4, 1, 2>, true};
+  return {all_tiles<Bf16Tile, Widened, 4, 1, 2>, all_tiles<Int8Tile, Integers, 4, 1, 1>,
+          all_tiles<Int4Tile, Integers, 4, 1, 1>, true};
 }
 
 }  // namespace euromodal::packed
