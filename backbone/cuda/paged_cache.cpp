@@ -45,44 +45,51 @@ void PagedCache::copy(int64_t from, int64_t to) {
   storage_.select(2, to).copy_(storage_.select(2, from));
 }
 
+const PagedCache::Rows& PagedCache::rows_of(std::deque<Rows>& known, std::span<const int64_t> pages,
+                                            int64_t begin, int64_t count, bool by_row) const {
+  constexpr size_t kSequences = 64;  // of a pass
+  for (const Rows& rows : known) {
+    if (rows.begin == begin && rows.count == count &&
+        std::equal(pages.begin(), pages.end(), rows.pages.begin(), rows.pages.end()))
+      return rows;
+  }
+  if (known.size() == kSequences) known.pop_back();
+  Rows& out = known.emplace_front(Rows{{pages.begin(), pages.end()}, begin, count, {}, {}});
+  if (!by_row) {
+    out.page_T = to_device(out.pages, storage_.device());
+    return out;
+  }
+  std::vector<int64_t> page_T, offset_T;
+  for (int64_t p = begin; p < begin + count; ++p) {
+    page_T.push_back(pages[static_cast<size_t>(p / kPage)]);
+    offset_T.push_back(p % kPage);
+  }
+  out.page_T = to_device(page_T, storage_.device());
+  out.offset_T = to_device(offset_T, storage_.device());
+  return out;
+}
+
 void PagedCache::write(int64_t layer, std::span<const int64_t> pages, int64_t begin,
                        const at::Tensor& k_TKN, const at::Tensor& v_TKN) {
-  const int64_t count = k_TKN.size(0);
-  if (written_.begin != begin || written_.count != count ||
-      !std::equal(pages.begin(), pages.end(), written_.pages.begin(), written_.pages.end())) {
-    std::vector<int64_t> page_T, offset_T;
-    for (int64_t p = begin; p < begin + count; ++p) {
-      page_T.push_back(pages[static_cast<size_t>(p / kPage)]);
-      offset_T.push_back(p % kPage);
-    }
-    written_ = {{pages.begin(), pages.end()},
-                begin,
-                count,
-                to_device(page_T, storage_.device()),
-                to_device(offset_T, storage_.device())};
-  }
+  const Rows& rows = rows_of(written_, pages, begin, k_TKN.size(0), /*by_row=*/true);
   for (const int64_t which : {0, 1}) {
     at::Tensor x_TKN = which == 0 ? k_TKN : v_TKN;
     if (type_ == at::kFloat8_e4m3fn)
       x_TKN = x_TKN.to(at::kFloat).clamp(-448.0, 448.0).to(type_).view(at::kByte);
-    pages_of(layer, which).transpose(1, 2).index_put_({written_.page_T, written_.offset_T}, x_TKN);
+    pages_of(layer, which).transpose(1, 2).index_put_({rows.page_T, rows.offset_T}, x_TKN);
   }
 }
 
 std::pair<at::Tensor, at::Tensor> PagedCache::read(int64_t layer, std::span<const int64_t> pages,
                                                    int64_t positions) {
-  const auto used = pages.first(static_cast<size_t>(kv_pages(positions)));
-  if (read_.begin != 0 ||
-      !std::equal(used.begin(), used.end(), read_.pages.begin(), read_.pages.end())) {
-    read_ = {{used.begin(), used.end()}, 0, positions, {}, {}};
-    read_.page_T = to_device(read_.pages, storage_.device());
-  }
-  const auto rows = [&](int64_t which) {
-    at::Tensor x_WKPN = pages_of(layer, which).index_select(0, read_.page_T);
+  const Rows& rows = rows_of(read_, pages.first(static_cast<size_t>(kv_pages(positions))), 0,
+                             positions, /*by_row=*/false);
+  const auto read = [&](int64_t which) {
+    at::Tensor x_WKPN = pages_of(layer, which).index_select(0, rows.page_T);
     if (type_ == at::kFloat8_e4m3fn) x_WKPN = x_WKPN.view(type_).to(at::kBFloat16);
     return x_WKPN.transpose(1, 2).flatten(0, 1).narrow(0, 0, positions);
   };
-  return {rows(0), rows(1)};
+  return {read(0), read(1)};
 }
 
 void PagedCache::set_slot(int64_t slot, std::span<const int64_t> pages) {

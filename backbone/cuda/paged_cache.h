@@ -3,6 +3,7 @@
 // heads, P positions a page, N head width.
 #pragma once
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <span>
 #include <vector>
@@ -45,19 +46,21 @@ class PagedCache final : public KvStore {
  private:
   at::Tensor pages_of(int64_t layer, int64_t which) const;
 
-  // Where the rows of the last write() and read() lie: the same for all layers of a pass.
+  // Where rows of a sequence lie, uploaded once for all layers of a pass.
   struct Rows {
     std::vector<int64_t> pages;
-    int64_t begin = -1, count = 0;
+    int64_t begin, count;
     at::Tensor page_T, offset_T;
   };
+  const Rows& rows_of(std::deque<Rows>& known, std::span<const int64_t> pages, int64_t begin,
+                      int64_t count, bool by_row) const;
 
   at::ScalarType type_;
   KvLayout layout_;
   at::Tensor storage_;  // [layers, 2, pages, K, P, N]
   at::Tensor table_SP_;
   std::shared_ptr<std::vector<int64_t>> free_;  // pages may outlive this
-  Rows written_, read_;
+  std::deque<Rows> written_, read_;             // the last ones first
 };
 
 }  // namespace euromodal
