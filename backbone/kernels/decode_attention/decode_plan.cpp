@@ -11,6 +11,7 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
+#include "backbone/kernels/largest_size.h"
 #include "backbone/kernels/simd.h"
 #include "core/error.h"
 
@@ -43,23 +44,17 @@ template <typename T>
     std::fill(row + N, row + W, uint16_t{0});
     return;
   }
-  float largest = 0.0F;
-  int32_t infinite = 0;
-#pragma omp simd reduction(max : largest) reduction(| : infinite)
-  for (int64_t n = 0; n < N; ++n) {
-    const float size = std::fabs(static_cast<float>(from[n]));
-    largest = size > largest ? size : largest;
-    infinite |= size <= std::numeric_limits<float>::max() ? 0 : 1;  // also NaN
-  }
+  const float largest = largest_size(from, N);
+  const bool finite = !std::isnan(largest);
   // A power of two: most of what bf16 holds is exact.
   constexpr float kTiny = 1e-30F;
   const float fits = largest > kTiny ? static_cast<float>(decode_codes_limit(W)) / largest : 1.0F;
   const auto factor = std::bit_cast<float>(std::bit_cast<uint32_t>(fits) & 0xFF800000U);
-  *scale = infinite == 0 ? 1.0F / factor : std::numeric_limits<float>::quiet_NaN();
+  *scale = finite ? 1.0F / factor : largest;
   *offset = 0;
   auto *high = static_cast<int8_t*>(to), *low = high + W;
   std::fill(high, low + W, int8_t{0});
-  if (infinite != 0 || largest <= kTiny) return;
+  if (!finite || largest <= kTiny) return;
   int32_t sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t n = 0; n < N; ++n) {

@@ -5,12 +5,12 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <limits>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include "backbone/kernels/checks.h"
+#include "backbone/kernels/largest_size.h"
 #include "backbone/kernels/simd.h"
 
 namespace euromodal {
@@ -33,20 +33,6 @@ void for_kv_dtype(at::ScalarType dtype, const char* op, F&& f) {
   }
 }
 
-/// The largest size, NaN where a number is not finite.
-template <typename T>
-[[gnu::always_inline]] inline float largest_of(const T* x, int64_t N) {
-  float largest = 0.0F;
-  int32_t infinite = 0;
-#pragma omp simd reduction(max : largest) reduction(| : infinite)
-  for (int64_t n = 0; n < N; ++n) {
-    const float size = std::fabs(static_cast<float>(x[n]));
-    largest = size > largest ? size : largest;
-    infinite |= size <= std::numeric_limits<float>::max() ? 0 : 1;  // also NaN
-  }
-  return infinite != 0 ? std::numeric_limits<float>::quiet_NaN() : largest;
-}
-
 /// Codes of kValueColumns numbers, of which `count` are there; the others are 0.
 template <typename T>
 [[gnu::always_inline]] inline void round_codes(const T* x, int64_t count, float factor,
@@ -59,7 +45,7 @@ template <typename T>
 }
 
 #define EM_KV_CODES(T)                                                                  \
-  EM_CPU_CLONES float kv_largest(const T* x, int64_t N) { return largest_of(x, N); }    \
+  EM_CPU_CLONES float kv_largest(const T* x, int64_t N) { return largest_size(x, N); }  \
   EM_CPU_CLONES void kv_codes(const T* x, int64_t count, float factor, int8_t* codes) { \
     round_codes(x, count, factor, codes);                                               \
   }

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
+#include "backbone/kernels/largest_size.h"
 #include "backbone/kernels/simd.h"
 
 namespace euromodal {
@@ -15,17 +15,10 @@ namespace {
 template <typename T>
 [[gnu::always_inline]] inline void quantize_group(const T* x, int64_t count, int8_t* codes,
                                                   float& scale, int32_t& sum) {
-  float largest = 0.0F;
-  int32_t infinite = 0;
-#pragma omp simd reduction(max : largest) reduction(| : infinite)
-  for (int64_t i = 0; i < count; ++i) {
-    const float size = std::fabs(static_cast<float>(x[i]));
-    largest = size > largest ? size : largest;
-    infinite |= size <= std::numeric_limits<float>::max() ? 0 : 1;  // also NaN
-  }
-  if (infinite != 0) {  // the scale spoils the row
+  const float largest = largest_size(x, count);
+  if (std::isnan(largest)) {  // the scale spoils the row
     std::fill(codes, codes + count, int8_t{0});
-    scale = std::numeric_limits<float>::quiet_NaN();
+    scale = largest;
     sum = 0;
     return;
   }
