@@ -2,12 +2,15 @@
 // this machine has: integers bit for bit their reference, bf16 within the rounding of f32 sums.
 #include "backbone/kernels/packed_linear/packed_linear.h"
 
+#include <array>
 #include <limits>
+#include <vector>
 
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include "backbone/kernels/packed_linear/packed_linear_ref.h"
+#include "backbone/kernels/packed_linear/packed_product.h"
 #include "core/error.h"
 #include "tests/support/gradcheck.h"
 #include "tests/support/packed_forms.h"
@@ -183,6 +186,48 @@ TEST(PackedLinearTest, ErrorsNameWhatDoesNotFit) {
         packed_linear(randn({2, 64}, 1), pairs, {});
       },
       {"bf16", "Float"})));
+}
+
+// Threads of any speed: each takes its own share from the front, and others' from the back.
+TEST(PackedLinearTest, EveryUnitOfASharedProductIsTakenOnce) {
+  for (const int64_t count : {0, 1, 2, 7, 64, 1000}) {
+    for (const int speed : {0, 1, 5}) {  // takes of the owner for each of the other's
+      PackedShare share;
+      std::vector<int> taken(static_cast<size_t>(count), 0);
+      int64_t begin = 0, end = 0, front = 0, back = count;
+      for (int turn = 0;; ++turn) {
+        const bool own = turn % (speed + 1) != 0;
+        if (!share.take(count, own, begin, end)) break;
+        ASSERT_LT(begin, end);
+        EXPECT_EQ(own ? begin : end, own ? front : back) << "not where the last one ended";
+        (own ? front : back) = own ? end : begin;
+        for (int64_t unit = begin; unit < end; ++unit) ++taken.at(static_cast<size_t>(unit));
+      }
+      EXPECT_FALSE(share.take(count, /*own=*/true, begin, end));
+      EXPECT_EQ(taken, std::vector<int>(static_cast<size_t>(count), 1));
+    }
+  }
+}
+
+// Rank 0 comes last: what the others have not left it is done all the same.
+TEST(PackedLinearTest, SharesOfThreadsThatDoNotComeAreDoneByTheOthers) {
+  const PackedWeight w = pack_weight(randn({1040, 64}, 1), {WeightForm::kInt8});
+  const at::Tensor x_TI = randn({1, 64}, 2);
+  PackedInputs<float> inputs(x_TI.const_data_ptr<float>(), 1, w, /*widened=*/false);
+  std::vector<uint8_t> memory(static_cast<size_t>(inputs.bytes()) + 64);
+  inputs.use(memory.data());
+  inputs.prepare(0, inputs.row_pieces());
+  at::Tensor y_TO = at::full({1, 1040}, std::numeric_limits<float>::quiet_NaN());
+  const std::array<PackedProduct<float>::Output, 1> outputs = {
+      {{&w, nullptr, y_TO.mutable_data_ptr<float>()}}};
+  const PackedProduct<float> product(inputs.rows(), 1, outputs, packed_kernels(machine_isa()));
+  std::vector<PackedShare> shares(3);
+  product.work(shares, 1);
+  EXPECT_TRUE(at::equal(y_TO, packed_linear(x_TI, w, {})));
+  y_TO.zero_();
+  product.work(shares, 0);
+  product.work(shares, 2);
+  EXPECT_TRUE(at::equal(y_TO, at::zeros_like(y_TO))) << "done twice";
 }
 
 }  // namespace
