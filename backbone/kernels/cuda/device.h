@@ -29,6 +29,18 @@ EM_HOST_DEVICE T from_float(float v) {
   }
 }
 
+/// 2^v by the hardware; what is below the smallest normal number is zero.
+EM_DEVICE float exp2_flushed(float v) {
+#if defined(__CUDA_ARCH__)
+  float out;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(v));
+  return out;
+#else
+  const float out = exp2f(v);
+  return out < 1.17549435e-38F ? 0.0F : out;
+#endif
+}
+
 /// 16 bytes of T: the widest access of one thread. Addresses must be multiples of 16.
 template <typename T>
 struct alignas(16) Vec16 {
@@ -56,6 +68,44 @@ EM_DEVICE uint4 load16_streaming(const void* p) {
 #else
   return *static_cast<const uint4*>(p);
 #endif
+}
+
+/// The same for memory that is written while the kernel runs.
+EM_DEVICE uint4 load16_streaming_coherent(const void* p) {
+#if defined(__CUDA_ARCH__)
+  uint4 v;
+  asm volatile("ld.global.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(p)
+               : "memory");
+  return v;
+#else
+  return *static_cast<const uint4*>(p);
+#endif
+}
+
+/// atomicInc, after which all that was written before it, by the threads of the barrier before it
+/// too, is seen by whoever comes later in the count.
+EM_DEVICE unsigned increment_acq_rel(unsigned* p, unsigned limit) {
+#if defined(__CUDA_ARCH__)
+  unsigned old;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(old)
+               : "l"(p), "r"(limit)
+               : "memory");
+  return old;
+#else
+  return atomicInc(p, limit);
+#endif
+}
+
+/// The address itself, which the compiler works out here and not at each use.
+template <typename T>
+EM_DEVICE T* known_here(T* p) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+l"(p));
+#endif
+  return p;
 }
 
 /// Folds the warp's values by `f`: the same bits in every lane and on every run.

@@ -22,20 +22,26 @@ struct DecodeAttentionArgs {
   const int32_t* page_table_BP = nullptr;  // [B, max_pages]
   int64_t max_pages = 0;
   void* y_BHN = nullptr;  // bf16
-  /// decode_attention_workspace() floats, zero before the first call; every call leaves them fit
-  /// for the next, also for one of another B that needs no more of them.
+  /// decode_attention_workspace() floats at a multiple of 16 bytes, zero before the first call;
+  /// every call leaves them fit for the next, also for one of another B that needs no more of them.
   float* workspace = nullptr;
   int64_t B = 0, H = 0, K = 0, N = 0, page_size = 0;
   float scale = 0.0F;
-  int splits = 1;  // blocks along a sequence; what a sequence is too short for ends at once
+  int splits = 1;  // blocks along a sequence; those that a sequence is too short for end at once
+  /// May begin before its predecessor on the stream has ended. Lengths, page table, scales and all
+  /// positions but a sequence's last must then have been written before the predecessor began and,
+  /// if that is dependent too, before the first of such a chain; queries and the last position may
+  /// come from any of them.
   bool dependent = false;
 };
 
-/// Blocks along a sequence that fill the device without making parts too small.
+/// Blocks along a sequence that fill the device at once, no more than rounds that come out even
+/// need.
 int decode_attention_splits(int64_t B, int64_t K, int64_t max_length, int multiprocessors);
 size_t decode_attention_workspace(int64_t B, int64_t H, int64_t N, int splits);
 /// cudaErrorInvalidValue: N not 64 or 128, P no multiple of 16, H no multiple of K, splits
-/// above 64. A row's bits depend on the number of splits, on no other row.
+/// above 48, more than 2^25 positions of a sequence. A row's bits depend on the number of splits,
+/// on no other row.
 cudaError_t decode_attention(const DecodeAttentionArgs& args, cudaStream_t stream) noexcept;
 
 }  // namespace euromodal

@@ -65,6 +65,7 @@ void attend(GpuBench& bench, int64_t B, int64_t length, DType type) {
 EM_GPU_BENCH(decode_attention) {
   for (const DType type : {DType::kBf16, DType::kFp8E4M3}) {
     attend(bench, 1, 2048, type);
+    attend(bench, 1, 8192, type);
     attend(bench, 1, 32768, type);
     attend(bench, 16, 4096, type);
     attend(bench, 64, 1024, type);

@@ -135,9 +135,14 @@ at::Tensor want(const Cache& cache, const at::Tensor& q_BHN) {
 
 TEST(DecodeAttentionTest, MatchesAttentionOverShuffledPages) {
   EM_NEEDS_GPU();
-  std::vector<Shape> shapes{{4, 4, 64, 16, {1, 15, 16, 17, 0, 40}}, {6, 1, 128, 16, {33, 70}},
-                            {4, 2, 128, 64, {63, 64, 65, 200}},     {12, 1, 64, 32, {50}},
-                            {6, 2, 128, 16, {1, 31, 0, 130}, true}, {3, 1, 128, 128, {129, 5}}};
+  std::vector<Shape> shapes{{4, 4, 64, 16, {1, 15, 16, 17, 0, 40}},
+                            {6, 1, 128, 16, {33, 70}},
+                            {4, 2, 128, 64, {63, 64, 65, 200}},
+                            {12, 1, 64, 32, {50}},
+                            {6, 2, 128, 16, {1, 31, 0, 130}, true},
+                            {3, 1, 128, 128, {129, 5}},
+                            {10, 1, 64, 16, {700}},
+                            {2, 1, 128, 64, {3500, 1000}}};
   if (!small_sizes()) {
     shapes.push_back({48, 8, 128, 64, {4097, 1, 32768, 777}});
     shapes.push_back({48, 8, 128, 64, {4097, 1, 12345, 777}, true});
@@ -148,7 +153,7 @@ TEST(DecodeAttentionTest, MatchesAttentionOverShuffledPages) {
     const auto B = static_cast<int64_t>(shape.lengths.size());
     const at::Tensor q = at::randn({B, shape.H, shape.N}).to(at::kBFloat16),
                      expected = want(cache, q);
-    for (const int splits : {1, 2, 5}) {
+    for (const int splits : {1, 2, 5, 27}) {
       SCOPED_TRACE(fmt::format("H {} K {} N {} page {} fp8 {} splits {}", shape.H, shape.K, shape.N,
                                shape.page, shape.fp8, splits));
       const at::Tensor got = attend(cache, q, splits, B);
@@ -156,6 +161,18 @@ TEST(DecodeAttentionTest, MatchesAttentionOverShuffledPages) {
       EXPECT_TRUE(got.narrow(0, 0, 1).equal(attend(cache, q, splits, 1))) << "a row alone";
     }
   }
+}
+
+// 132 multiprocessors of two blocks; a round of a block is 128 keys.
+TEST(DecodeAttentionTest, SplitsFillTheDeviceOnceInEvenRounds) {
+  EXPECT_EQ(decode_attention_splits(1, 8, 1, 132), 1);
+  EXPECT_EQ(decode_attention_splits(1, 8, 2048, 132), 16);
+  EXPECT_EQ(decode_attention_splits(1, 8, 4096, 132), 32);
+  EXPECT_EQ(decode_attention_splits(1, 8, 4225, 132), 17);   // two rounds each
+  EXPECT_EQ(decode_attention_splits(1, 8, 32768, 132), 32);  // eight rounds each
+  EXPECT_EQ(decode_attention_splits(1, 1, 32768, 132), 43);
+  EXPECT_EQ(decode_attention_splits(16, 8, 4096, 132), 2);
+  EXPECT_EQ(decode_attention_splits(64, 8, 1024, 132), 1);
 }
 
 struct Stored {
