@@ -1,7 +1,7 @@
 // gpu_model_bench.cpp — a text backbone of a given shape, random weights, on one GPU: decoding,
 // prefill, and training of an adapter in front of it. Definitions as llama-bench's (tg: tokens per
 // second of decoding alone; pp: of the prompt alone); every figure beside what the device can do,
-// measured in the same run.
+// measured in the same run. FILE is written again after every figure.
 //
 //   gpu_model_bench [--shape 22b|9b|1.7b] [--layers N] [--only decode,prefill,train]
 //                   [--keeps none|mlp|layer|"every K"] [--json FILE]
@@ -42,6 +42,8 @@ struct Bench {
   LlamaConfig config;
   std::unique_ptr<Llama> llama;
   Json rows = Json::array();
+  std::string json;  // file
+  std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
   double read_bytes_s = 0.0, copy_bytes_s = 0.0, flops = 0.0;
   double parameters = 0.0;  // that a token passes through
 
@@ -66,11 +68,20 @@ struct Bench {
 
   void row(const std::string& what, const std::string& setting, double value,
            const std::string& unit, double share) {
-    rows.push_back(
-        {{"what", what}, {"setting", setting}, {"value", value}, {"unit", unit}, {"share", share}});
-    fmt::print("{:<28} {:<34} {:>12.2f} {:<8} {}\n", what, setting, value, unit,
-               share > 0.0 ? fmt::format("{:5.1f} %", 100.0 * share) : "");
+    const std::chrono::duration<double> at = std::chrono::steady_clock::now() - start;
+    rows.push_back({{"what", what},
+                    {"setting", setting},
+                    {"value", value},
+                    {"unit", unit},
+                    {"share", share},
+                    {"at_s", at.count()}});
+    fmt::print("{:<28} {:<34} {:>12.2f} {:<8} {:>7}   at {:.0f} s\n", what, setting, value, unit,
+               share > 0.0 ? fmt::format("{:.1f} %", 100.0 * share) : "", at.count());
     std::fflush(stdout);
+    save();
+  }
+  void save() const {
+    if (!json.empty()) write_text_atomic(json, rows.dump(1) + "\n");
   }
 
   double memory_gb() const {
@@ -162,7 +173,7 @@ void decode(Bench& b) {
   const c10::NoGradGuard no_grad;
   const double token_cache =
       2.0 * 2.0 * 128.0 * static_cast<double>(b.config.num_kv_heads * b.config.num_layers);
-  for (const char* word : {"bfloat16", "float8", "int8", "int4", "int4-g32"}) {
+  for (const char* word : {"bfloat16", "float8", "int4", "int8", "int4-g32"}) {
     const SkinnyForm form = parse_skinny_form(word);
     const bool plain = form == SkinnyForm{};
     const auto decoder = make_decoder(*b.llama, {.sequences = 16,
@@ -274,6 +285,7 @@ void train(Bench& b, const std::string& checkpointing) {
         "GB", 0.0);
   fmt::print("losses {}\n", losses.dump());
   b.rows.back()["losses"] = losses;
+  b.save();
 }
 
 }  // namespace
@@ -298,13 +310,13 @@ int main(int argc, char** argv) {
   const auto wanted = [&](const char* word) { return only.find(word) != std::string::npos; };
   try {
     Bench bench;
+    bench.json = json;
     bench.device = open_device("cuda");
     limits(bench);
     make_model(bench, shape, std::stoll(layers));
     if (wanted("prefill")) prefill(bench);
     if (wanted("train")) train(bench, keeps);
     if (wanted("decode")) decode(bench);
-    if (!json.empty()) write_text_atomic(json, bench.rows.dump(1) + "\n");
   } catch (const std::exception& e) {
     fmt::print(stderr, "gpu_model_bench: {}\n", e.what());
     return 1;

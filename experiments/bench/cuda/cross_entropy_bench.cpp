@@ -1,5 +1,10 @@
 // cross_entropy_bench.cpp — the row passes of the fused losses on a chunk of EuroLLM's logits:
-// losses alone (one read), and with the gradient in place (one read, one write).
+// losses alone (one read), and with the gradient in place (one read, one write); and the whole
+// fused loss of 8192 rows, logits by matrix products, beside what these products take.
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include "backbone/kernels/cross_entropy/cross_entropy.h"
 #include "backbone/kernels/cross_entropy/cross_entropy_kernel.h"
 #include "backbone/kernels/distillation/distillation_kernel.h"
 #include "experiments/bench/cuda/gpu_bench.h"
@@ -50,5 +55,34 @@ EM_GPU_BENCH(distillation) {
         [&](int /*i*/, cudaStream_t stream) { return distillation_rows(args, stream); });
     bench.report("distillation", gradient ? "1024 x 128000 bf16, gradient" : "1024 x 128000 bf16",
                  us, static_cast<double>(kBytes) * (gradient ? 3 : 2));
+  }
+}
+
+EM_GPU_BENCH(linear_cross_entropy) {
+  constexpr int64_t R = 8192, D = 6144, V = 128000;
+  const auto on = at::TensorOptions().device(at::kCUDA);
+  const at::Tensor hidden_RD = at::randn({R, D}, on.dtype(at::kBFloat16));
+  const at::Tensor weight_VD = at::empty({V, D}, on.dtype(at::kBFloat16)).normal_(0.0, 0.013);
+  const at::Tensor labels_R = at::randint(0, V, {R}, on.dtype(at::kLong));
+  must(cudaDeviceSynchronize(), "random matrices");
+  struct Case {
+    const char* name;
+    bool hidden, weight;
+    double products;
+  };
+  for (const Case& c : {Case{"", false, false, 1}, Case{", gradient of hidden", true, false, 2},
+                        Case{", both gradients", true, true, 3}}) {
+    const c10::AutoGradMode graph(c.hidden);
+    const double us = bench.time_long_us([&] {
+      const at::Tensor hidden = hidden_RD.detach().requires_grad_(c.hidden),
+                       weight = weight_VD.detach().requires_grad_(c.weight);
+      const at::Tensor loss = linear_cross_entropy(
+          {.hidden_RD = hidden, .weight_VD = weight, .labels_R = labels_R, .row_weight_R = {}},
+          Segments::one(R));
+      if (c.hidden) loss.backward();
+    });
+    const double matrices = static_cast<double>(R * D + V * D) * 2.0 * c.products;
+    bench.report("linear_cross_entropy", std::string("8192 x 6144 x 128000 bf16") + c.name, us,
+                 matrices, 2.0 * static_cast<double>(R) * D * V * c.products);
   }
 }

@@ -15,6 +15,7 @@ namespace {
 
 constexpr double kReplayUs = 500.0;  // a replay lasts longer than this: events tick in 0.5 us
 constexpr int kReplays = 21;
+constexpr int kLongCalls = 7;
 constexpr int kMaxCalls = 2000;
 constexpr int kMaxCopies = 256;
 
@@ -155,6 +156,26 @@ double GpuBench::time_us(const Call& call) {
   }
   std::vector<double> us(kReplays);
   for (double& sample : us) sample = replay_us() / calls;
+  return median(std::move(us));
+}
+
+double GpuBench::time_long_us(const std::function<void()>& call) {
+  const c10::StreamGuard guard(stream_);
+  const auto stream = static_cast<cudaStream_t>(stream_.native_handle());
+  for (int i = 0; i < 2; ++i) call();
+  must(cudaStreamSynchronize(stream), "the call");
+  const Event begin, end;
+  std::vector<double> us(kLongCalls);
+  for (double& sample : us) {
+    must(cudaEventRecord(begin.event, stream), "cudaEventRecord");
+    call();
+    must(cudaEventRecord(end.event, stream), "cudaEventRecord");
+    sample = event_us(begin, end);
+  }
+  return median(std::move(us));
+}
+
+double GpuBench::median(std::vector<double> us) {
   std::sort(us.begin(), us.end());
   fastest_us_ = us.front();
   slowest_us_ = us.back();

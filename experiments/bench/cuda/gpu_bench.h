@@ -22,7 +22,7 @@ namespace euromodal::bench {
 /// What this device reaches, measured by measure_limits() (limits.h).
 struct Limits {
   double read_gb_s = 0.0;     // a kernel that only reads 4 GB
-  double copy_gb_s = 0.0;     // a device-to-device copy, bytes read + bytes written
+  double copy_gb_s = 0.0;     // device-to-device copies on a stream, bytes read + bytes written
   double bf16_tflop_s = 0.0;  // 8192 x 8192 x 8192 by LibTorch on random data
   /// The faster of the two ways to move bytes: what a kernel is held against.
   double memory_gb_s() const { return read_gb_s > copy_gb_s ? read_gb_s : copy_gb_s; }
@@ -61,12 +61,17 @@ class GpuBench {
   /// the calls. LibTorch operators in `call` run on `stream` too; they must not allocate.
   double time_us(const std::function<cudaError_t(int i, cudaStream_t stream)>& call);
 
+  /// The same of a call that allocates, which a graph does not hold: median of single calls between
+  /// events, so for calls of milliseconds, beside which the gaps between launches are nothing.
+  double time_long_us(const std::function<void()>& call);
+
   /// `bytes`: the fewest that the call must move (inputs read once, outputs written once).
   void report(const std::string& kernel, const std::string& shape, double us, double bytes,
               double flops = 0);
 
  private:
   void* keep(at::Tensor memory);
+  double median(std::vector<double> us);
 
   std::string name_;
   c10::Stream stream_;

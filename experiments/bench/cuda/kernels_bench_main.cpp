@@ -3,10 +3,10 @@
 //   kernels_bench [--list] [--filter REGEX] [--json FILE] [--device cuda:N]
 //
 // First the limits are measured (limits.h), then every EM_GPU_BENCH whose name the filter finds
-// runs. "share" is the time that the limit allows (the longer of bytes / memory bandwidth and
-// operations / bf16 rate) over the measured time. Exit code 1 when a bench failed, 2 for a wrong
-// command line.
-#include <fstream>
+// runs; FILE is written again after each of them and names those still left. "share" is the time
+// that the limit allows (the longer of bytes / memory bandwidth and operations / bf16 rate) over
+// the measured time. Exit code 1 when a bench failed, 2 for a wrong command line.
+#include <chrono>
 #include <iostream>
 #include <regex>
 
@@ -17,6 +17,7 @@
 
 #include "backbone/device.h"
 #include "core/error.h"
+#include "core/files.h"
 #include "core/json.h"
 #include "experiments/bench/cuda/limits.h"
 
@@ -127,7 +128,16 @@ int run(const Options& options) {
              "TFLOP/s", "share", "limit");
   out["results"] = Json::array();
   out["failed"] = Json::array();
+  out["seconds"] = Json::object();
+  out["left_out"] = Json::array();
+  for (const auto& entry : chosen) out["left_out"].push_back(entry.first);
+  const auto save = [&] {
+    if (!options.json.empty()) write_text_atomic(options.json, out.dump(1) + "\n");
+  };
+  save();
   for (const auto& [name, body] : chosen) {
+    const auto start = std::chrono::steady_clock::now();
+    bool lost = false;
     try {
       GpuBench bench(name, stream, [&](const Result& result) {
         out["results"].push_back(as_json(result, limits));
@@ -138,17 +148,17 @@ int run(const Options& options) {
       fmt::print("{:<28} FAILED: {}\n", name, error.what());
       out["failed"].push_back({{"bench", name}, {"error", error.what()}});
       (void)cudaGetLastError();
-      if (cudaDeviceSynchronize() != cudaSuccess) {  // the context is lost for all that follow
-        fmt::print("the device does not answer any more: the other benches are left out\n");
-        break;
-      }
+      lost = cudaDeviceSynchronize() != cudaSuccess;  // the context, for all that follow
+    }
+    out["seconds"][name] =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    out["left_out"].erase(0);
+    save();
+    if (lost) {
+      fmt::print("the device does not answer any more: the other benches are left out\n");
+      break;
     }
     at::accelerator::emptyCache();
-  }
-  if (!options.json.empty()) {
-    std::ofstream file(options.json);
-    file << out.dump(1) << '\n';
-    check(file.good(), "{}: cannot be written", options.json);
   }
   return out["failed"].empty() ? 0 : 1;
 }

@@ -36,8 +36,10 @@ Limits measure_limits(const c10::Stream& stream) {
     constexpr size_t kBytes = 2 * kGigabyte;
     void* to = bench.zeros(kBytes);
     const void* from = bench.random(kBytes);
-    const double us = bench.time_us([&](int, cudaStream_t s) {
-      return cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice, s);
+    // Not in a graph: there a copy goes through a copy engine, at 2.7 of 4.2 TB/s (H200).
+    const auto native = static_cast<cudaStream_t>(stream.native_handle());
+    const double us = bench.time_long_us([&] {
+      must(cudaMemcpyAsync(to, from, kBytes, cudaMemcpyDeviceToDevice, native), "cudaMemcpyAsync");
     });
     out.copy_gb_s = 2.0 * static_cast<double>(kBytes) / us / 1e3;
   }
