@@ -34,6 +34,7 @@ void caption_records(const MultimodalModel& model, const std::string& records,
                        {"kind", record_kind(sample.record)},
                        {"prompt", record_prompt(sample.record)},
                        {"text", flags.text_of(answer.tokens)},
+                       {"tokens", answer.tokens},
                        {"reference", record_reference(sample.record)}};
     out.write(line.dump() + "\n");
     progress.update(i + 1);

@@ -108,6 +108,7 @@ TEST(CaptionProgramTest, RecordsOfADataSet) {
   const ProgramResult alone =
       run_program(words({"--image", (dir / "a.ppm").string(), "--prompt", "what?", "--json"}));
   EXPECT_EQ(rows[0].at("text"), Json::parse(alone.out).at("text"));
+  EXPECT_EQ(rows[0].at("tokens"), Json::parse(alone.out).at("tokens"));
 
   // A bad record ends it, and the file that was there stays.
   dir.write("bad.jsonl", line + "\n" + R"({"id": "three", "messages": []})" + "\n");

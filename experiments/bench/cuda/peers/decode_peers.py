@@ -1,10 +1,10 @@
 """What PyTorch gives for decoding EuroLLM-22B's shape at batch 1 on the same GPU, beside gpu_model_bench:
 
-    python3 decode_peers.py [--layers 54] [--tokens 64] [--json FILE]
+    python3 decode_peers.py [--layers 54] [--tokens 64] [--only compiled,transformers] [--json FILE]
 
 transformers: LlamaForCausalLM, bf16, eager, static cache, the greedy loop of generate(). compiled: as gpt-fast does, a plain model with
 a static cache whose step is compiled (one compiled function serves all layers) and replayed as one CUDA graph. Random weights.
-Needs torch and transformers; prints tokens per second of decoding alone, as llama-bench's tg.
+Needs torch and transformers; prints tokens per second of decoding alone, as llama-bench's tg; FILE is written after each.
 """
 import argparse
 import json
@@ -109,17 +109,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=54)
     parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--only", default="compiled,transformers")
     parser.add_argument("--json")
     args = parser.parse_args()
+    rates = {"compiled": compiled_rate, "transformers": transformers_rate}
+    names = args.only.split(",")
+    if not set(names) <= set(rates):
+        parser.error(f"--only {args.only}: expected {', '.join(rates)}")
     out = {"device": torch.cuda.get_device_name(), "layers": args.layers}
-    for name, rate in (("compiled", compiled_rate), ("transformers", transformers_rate)):
+    for name in names:
         start = time.perf_counter()
-        out[name] = rate(args.layers, args.tokens)
+        out[name] = rates[name](args.layers, args.tokens)
         print(f"{name:14} {out[name]:8.2f} tok/s   ({time.perf_counter() - start:.0f} s in all)", flush=True)
+        if args.json:
+            with open(args.json, "w", encoding="utf-8") as file:
+                json.dump(out, file, indent=1)
         torch.cuda.empty_cache()
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(out, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -100,12 +100,12 @@ def main():
             got = {"error": str(error).splitlines()[0]}
             print(f"{name:22} out of memory", flush=True)
         out[name] = got
+        if args.json:  # after each: what is cut off leaves the first
+            with open(args.json, "w", encoding="utf-8") as file:
+                json.dump(out, file, indent=1)
         gc.collect()  # a model of transformers holds references to itself
         if args.device == "cuda":
             torch.cuda.empty_cache()
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump(out, file, indent=1)
 
 
 if __name__ == "__main__":
