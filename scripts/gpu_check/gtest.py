@@ -6,7 +6,7 @@ import time
 
 import process
 
-LINE = re.compile(r"\[ *(RUN|OK|FAILED|SKIPPED) +\] ([\w/]+\.[\w/]+)(?:, where .*?)?( \(\d+ ms\))?\s*$", re.M)
+LINE = re.compile(r"\[ *(RUN|OK|FAILED|SKIPPED) +\] ([\w/]+\.[\w/]+)(?:, where .*?)?(?: \(\d+ ms\))?\s*$", re.M)
 SUMMARY = re.compile(r"=+ (?:ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard)")
 NO_GPU = "no NVIDIA GPU on this host"  # as the tests say why they are skipped
 ALONE_SECONDS = 20
@@ -32,10 +32,10 @@ def names(program, env):
 def read(text):
     """(name -> "OK", "FAILED" or "SKIPPED", the test that was under way at the end or None, errors that a sanitizer counted or None)"""
     results, running = {}, None
-    for word, name, took in LINE.findall(text):
+    for word, name in LINE.findall(text):  # the summary at the end says the same again
         if word == "RUN":
             running = name
-        elif took:  # the summary at the end has no times
+        else:
             results[name], running = word, None
     counts = [int(a or b) for a, b in SUMMARY.findall(text)]
     return results, running, (sum(counts) if counts else None)
