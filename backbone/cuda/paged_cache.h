@@ -19,8 +19,8 @@ class PagedCache final : public KvStore {
  public:
   static constexpr int64_t kPage = kPagePositions;
 
-  /// Pages for `tokens` positions and one more, which slots without a sequence write to. `type`:
-  /// bf16 or float8_e4m3fn; whoever attends sees what is stored, be it rounded.
+  /// Pages for `tokens` positions and one more, which the table gives to slots without a sequence.
+  /// `type`: bf16 or float8_e4m3fn; whoever attends sees what is stored, be it rounded.
   PagedCache(const LlamaConfig& config, int64_t slots, int64_t max_positions, int64_t tokens,
              at::ScalarType type, at::Device device);
 

@@ -1,5 +1,5 @@
-// slot_decoder.cpp — see slot_decoder.h. A step of a block is six kernels: norm + qkv, RoPE and
-// cache write, attention, output projection + residual, norm + gate-up + SwiGLU, down + residual.
+// slot_decoder.cpp — see slot_decoder.h. A step of a block is five kernels: norm + qkv, RoPE +
+// cache write + attention, output projection + residual, norm + gate-up + SwiGLU, down + residual.
 // Everything that changes from step to step lies on the device, so a replay needs no argument.
 #include "backbone/cuda/slot_decoder.h"
 
@@ -12,7 +12,6 @@
 #include "backbone/kernels/argmax/argmax_kernel.h"
 #include "backbone/kernels/decode_attention/decode_attention_kernel.h"
 #include "backbone/kernels/ops.h"
-#include "backbone/kernels/rope_store/rope_store_kernel.h"
 #include "backbone/kernels/to_device.h"
 #include "core/error.h"
 
@@ -70,14 +69,11 @@ SlotDecoder::SlotDecoder(const Llama& llama, const DecoderOptions& options, Laun
   head_ = fuse(head, std::nullopt, launches_.stream());
   kv_scale_2_ = at::ones({2}, f32);
   token_S_ = at::zeros({S}, i64);
-  position_S_ = at::zeros({S}, i32);
   length_S_ = at::zeros({S}, i32);
   active_S_ = at::zeros({S}, i32);
-  slot_S_ = at::arange(S, i32);
   logits_SV_ = at::zeros({S, config_.vocab_size}, f32);
   h_SD_ = at::zeros({S, config_.hidden_size}, bf16);
   qkv_SO_ = at::zeros({S, (H + 2 * K) * N}, bf16);
-  q_SHN_ = at::zeros({S, H, N}, bf16);
   mixed_SHN_ = at::zeros({S, H, N}, bf16);
   inner_SF_ = at::zeros({S, config_.intermediate_size}, bf16);
   int64_t floats = 0;
@@ -115,7 +111,6 @@ void SlotDecoder::begin(int64_t slot, KvCache cache, const at::Tensor& hidden_1D
   sampler_.clear(slot);
   cache_->set_slot(slot, cache.numbers());
   logits_SV_.narrow(0, slot, 1).copy_(llama_.logits(hidden_1D));
-  position_S_.select(0, slot).fill_(T);
   length_S_.select(0, slot).fill_(T + 1);
   active_S_.select(0, slot).fill_(1);
   lengths_[static_cast<size_t>(slot)] = T;
@@ -131,8 +126,7 @@ KvCache SlotDecoder::release(int64_t slot) {
   out.advance(length - out.length());  // what steps have written
   out.truncate(length);                // pages behind it are free again
   cache_->set_slot(slot, {});
-  for (at::Tensor* of_slot : {&position_S_, &length_S_, &active_S_})
-    of_slot->select(0, slot).zero_();
+  for (at::Tensor* of_slot : {&length_S_, &active_S_}) of_slot->select(0, slot).zero_();
   token_S_.select(0, slot).zero_();
   length = 0;
   return out;
@@ -239,7 +233,6 @@ void SlotDecoder::run(int64_t B) {
   args.y_MN = logits_SV_.mutable_data_ptr();
   args.y_type = DType::kF32;
   linear(head_, args, B);
-  position_S_.narrow(0, 0, B).add_(active_S_.narrow(0, 0, B));
   length_S_.narrow(0, 0, B).add_(active_S_.narrow(0, 0, B));
 }
 
@@ -247,40 +240,19 @@ void SlotDecoder::block(int64_t index, int64_t B) {
   const DecodeBlock& weights = blocks_[static_cast<size_t>(index)];
   const LlamaBlock& norms = llama_.blocks()[static_cast<size_t>(index)];
   const int64_t H = config_.num_heads, K = config_.num_kv_heads, N = config_.head_dim;
-  const DType kv = options_.fp8_cache ? DType::kFp8E4M3 : DType::kBf16;
-  const float* kv_scale = options_.fp8_cache ? kv_scale_2_.const_data_ptr<float>() : nullptr;
 
   SkinnyLinearArgs qkv = from_hidden(weights.qkv, norms.input_norm_D);
   qkv.y_MN = qkv_SO_.mutable_data_ptr();
   linear(weights.qkv, qkv, B);
 
-  RopeStoreArgs rope{};
-  rope.qkv_TO = qkv_SO_.const_data_ptr();
-  rope.q_THN = q_SHN_.mutable_data_ptr();
-  rope.k_pages = cache_->k_pages(index);
-  rope.v_pages = cache_->v_pages(index);
-  rope.kv_type = kv;
-  rope.kv_scale_2 = kv_scale;
-  rope.cos_PN = table_.cos_PN.const_data_ptr<float>();
-  rope.sin_PN = table_.sin_PN.const_data_ptr<float>();
-  rope.position_T = position_S_.const_data_ptr<int32_t>();
-  rope.sequence_T = slot_S_.const_data_ptr<int32_t>();
-  rope.page_table_SP = cache_->table().const_data_ptr<int32_t>();
-  rope.max_pages = cache_->max_pages();
-  rope.T = B;
-  rope.H = H;
-  rope.K = K;
-  rope.N = N;
-  rope.page_size = PagedCache::kPage;
-  rope.dependent = true;
-  check_step(rope_store(rope, launches_.stream()), "rope_store");
-
   DecodeAttentionArgs attention{};
-  attention.q_BHN = q_SHN_.const_data_ptr();
+  attention.qkv_BO = qkv_SO_.const_data_ptr();
+  attention.cos_PN = table_.cos_PN.const_data_ptr<float>();
+  attention.sin_PN = table_.sin_PN.const_data_ptr<float>();
   attention.k_pages = cache_->k_pages(index);
   attention.v_pages = cache_->v_pages(index);
-  attention.kv_type = kv;
-  attention.kv_scale_2 = kv_scale;
+  attention.kv_type = options_.fp8_cache ? DType::kFp8E4M3 : DType::kBf16;
+  if (options_.fp8_cache) attention.kv_scale_2 = kv_scale_2_.const_data_ptr<float>();
   attention.length_B = length_S_.const_data_ptr<int32_t>();
   attention.page_table_BP = cache_->table().const_data_ptr<int32_t>();
   attention.max_pages = cache_->max_pages();

@@ -78,10 +78,10 @@ class SlotDecoder : public Decoder {
   std::vector<std::optional<KvCache>> sequences_;
 
   // read and advanced by the graphs
-  at::Tensor token_S_;                           // i64
-  at::Tensor position_S_, length_S_, active_S_;  // i32: next position, keys then, 0 or 1
-  at::Tensor slot_S_;                            // i32 0, 1, 2, ...
-  at::Tensor logits_SV_, h_SD_, qkv_SO_, q_SHN_, mixed_SHN_, inner_SF_, attention_workspace_;
+  at::Tensor token_S_;  // i64
+  at::Tensor length_S_,
+      active_S_;  // i32: keys after the next step, or 0 without a sequence; 0 or 1
+  at::Tensor logits_SV_, h_SD_, qkv_SO_, mixed_SHN_, inner_SF_, attention_workspace_;
 
   DeviceSampler sampler_;
   at::Tensor drawn_host_S_, logprob_host_S_;

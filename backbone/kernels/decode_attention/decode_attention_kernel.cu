@@ -1,37 +1,21 @@
 // decode_attention_kernel.cu — see decode_attention_kernel.h. Reference: attention_ref over
 // gathered pages.
 //
-// A warp takes 16 keys at a time, straight from global memory to tensor core fragments. Scores are
-// Sᵀ [16 keys, 8 heads] = K Qᵀ with K as the 16-row operand; the order of the head's numbers is a
-// permutation, the same for K and Q, in which a lane's 16 bytes are fragments. The output is
-// Oᵀ [N, 8 heads] += Vᵀ Pᵀ with Vᵀ as the 16-row operand: a lane loads 16 bytes of four keys and
-// pairs them key by key; P changes from Sᵀ's layout to the other operand's by an 8 x 8
-// transposition. In both products column 2c and 2c + 1 (c = lane % 4) are a lane's heads, so that
-// one maximum and one sum per head and lane are all that softmax needs.
+// A block has a share of a sequence's keys and up to 8 query heads of one key/value head; its warps
+// take tiles of 16 keys in turn (decode_attention_tile.h), with the next tile's keys and values
+// under way. Parts are added up over the warps in shared memory, over the blocks by the last one.
 #include "backbone/kernels/decode_attention/decode_attention_kernel.h"
-#include "backbone/kernels/skinny_linear/widen.h"
+#include "backbone/kernels/decode_attention/decode_attention_tile.h"
 
 namespace euromodal {
 namespace {
 
-constexpr int kWarps = 8, kThreads = kWarps * 32, kKeys = 16, kHeads = 8;
+constexpr int kWarps = 8, kThreads = kWarps * 32;
 constexpr int kResident = 2;  // blocks of a multiprocessor: their registers are held to it
 constexpr int kBatch = 24, kMaxSplits = 2 * kBatch;  // parts that are added up together
 constexpr int64_t kCounters =
     8192;                        // at the workspace's start, whatever B is: calls of any B share it
 constexpr float kNone = -1e30F;  // below every score, and no NaN when subtracted from itself
-
-// How N numbers of a key lie in a lane: K by kElements (their fragments), V by vectors of 16 bytes.
-template <int N>
-struct Bf16Cache {
-  static constexpr int kBytes = 2, kKVectors = N / 32, kVVectors = N / 64;
-  using Widen = WidenBf16;
-};
-template <int N>
-struct Fp8Cache {
-  static constexpr int kBytes = 1, kKVectors = N / 64, kVVectors = N / 128;
-  using Widen = WidenFp8;
-};
 
 // The kernel's divisors, which only the launch knows, as factors.
 struct Factors {
@@ -42,88 +26,23 @@ EM_DEVICE int quotient(int v, float factor) {
   return static_cast<int>((static_cast<float>(v) + 0.5F) * factor);
 }
 
+// What a block works on: query heads [first, first + heads) of a key/value head's group.
+struct Share {
+  int64_t b;
+  int length, tiles;  // of the sequence
+  int kv_head, first, heads;
+  int row;  // b H + the number of the first head
+};
+
 // Where a tile's first key lies, in bytes of a layer's pages: pages are whole tiles.
 template <int N, typename C>
-EM_DEVICE int64_t tile_at(const DecodeAttentionArgs& a, const Factors& factors,
-                          const int32_t* table, int kv_head, int tile) {
+EM_DEVICE int64_t tile_at(const DecodeAttentionArgs& a, const Factors& factors, const Share& share,
+                          int tile) {
   const int positions = static_cast<int>(a.page_size), page = quotient(tile, factors.of_page_tiles);
-  const int64_t head = int64_t{table[page]} * static_cast<int>(a.K) + kv_head;
+  const int64_t head =
+      int64_t{a.page_table_BP[share.b * a.max_pages + page]} * static_cast<int>(a.K) +
+      share.kv_head;
   return (head * positions + tile * kKeys - page * positions) * (N * C::kBytes);
-}
-
-// `last`: the tile's last key that there is. Keys beyond it read it: finite numbers, not used.
-template <int N, typename C>
-EM_DEVICE void load_keys(const void* pages, int64_t at, int last, uint4 (&k)[2][C::kKVectors]) {
-  const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-  const unsigned char* base = static_cast<const unsigned char*>(pages) + at + c * 16;
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const unsigned char* row = base + min(g + 8 * h, last) * (N * C::kBytes);
-#pragma unroll
-    for (int v = 0; v < C::kKVectors; ++v) k[h][v] = load16_streaming_coherent(row + v * 64);
-  }
-}
-
-// Keys 2c, 2c + 1, 2c + 8, 2c + 9; of each the g-th 16 bytes of every 128.
-template <int N, typename C>
-EM_DEVICE void load_values(const void* pages, int64_t at, int last, uint4 (&v)[4][C::kVVectors]) {
-  const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
-  const unsigned char* base = static_cast<const unsigned char*>(pages) + at + g * 16;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const unsigned char* row = base + min(2 * c + i % 2 + 8 * (i / 2), last) * (N * C::kBytes);
-#pragma unroll
-    for (int u = 0; u < C::kVVectors; ++u) v[i][u] = load16_streaming_coherent(row + u * 128);
-  }
-}
-
-// Number e of the 16 bytes of two keys as a bf16 pair (fp8: not yet raised by 2^120: see raise).
-template <typename C>
-EM_DEVICE uint32_t pair_keys(const uint4& first, const uint4& second, int e) {
-  if constexpr (C::kBytes == 2) {
-    return __byte_perm(word_of(first, e / 2), word_of(second, e / 2),
-                       e % 2 == 0 ? 0x5410U : 0x7632U);
-  } else {
-    const unsigned at = static_cast<unsigned>(e) % 4;
-    // bytes 0 and 2 hold the two codes; then as WidenFp8 does
-    const uint32_t v =
-        __byte_perm(word_of(first, e / 4), word_of(second, e / 4), at | ((at + 4) << 8));
-    return raise_bf16x2(((v << 4) & 0x07f007f0U) | ((v << 8) & 0x80008000U));
-  }
-}
-
-// Where number n of a head's query stands in shared memory: the cache's permutation, and a lane's
-// share of a pair of steps in 16 bytes, which lie beside those of the other lanes.
-template <typename C>
-EM_DEVICE int query_place(int n) {
-  constexpr int kElements = C::Widen::kElements;
-  const int e = C::Widen::place(n % kElements), lane = n / kElements % 4;
-  return n - n % (4 * kElements) + e / 8 * 32 + lane * 8 + e % 8;
-}
-
-// Two sums, so that half as many products wait for each other. q: this lane's head.
-template <typename C>
-EM_DEVICE void score_tile(const uint4 (&k)[2][C::kKVectors], const Bf16* q, float (&s)[4]) {
-  const int c = threadIdx.x % 4;
-  float odd[4] = {};
-#pragma unroll
-  for (int v = 0; v < C::kKVectors; ++v) {
-#pragma unroll
-    for (int step = 0; step < C::Widen::kSteps; step += 2) {
-      const uint4 words =
-          *reinterpret_cast<const uint4*>(q + (v * C::Widen::kSteps + step) * 16 + c * 8);
-      const uint32_t first[2] = {words.x, words.y}, second[2] = {words.z, words.w};
-      uint32_t f[4];
-      C::Widen::step(k[0][v], step, 0, f[0], f[2]);
-      C::Widen::step(k[1][v], step, 0, f[1], f[3]);
-      mma_bf16(s, f, first);
-      C::Widen::step(k[0][v], step + 1, 0, f[0], f[2]);
-      C::Widen::step(k[1][v], step + 1, 0, f[1], f[3]);
-      mma_bf16(odd, f, second);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) s[i] += odd[i];
 }
 
 // Largest of a head's values over the lanes that hold its keys.
@@ -138,21 +57,79 @@ EM_DEVICE float over_keys_sum(float v) {
 }
 
 // Rows are lengthened so that the lanes of an access meet other banks.
-template <int N>
+template <int N, typename C>
 struct alignas(16) Shared {
-  Bf16 q[kHeads][N + 32];  // by query_place
+  Bf16 q[kHeads][N + 32];                          // by query_place
+  uint4 newest[2][N * C::kBytes / sizeof(uint4)];  // key and value of the step, as in a page
   float o[kWarps][kHeads][N + 4];
   float m[kWarps][kHeads], l[kWarps][kHeads];
   bool last;
 };
 
-// The head's number that row 0 of output tile `tile` (even) stands for, of lane group g; the upper
-// row and the next tile's two follow it: see load_values.
-template <typename C>
-EM_DEVICE int output_number(int tile, int g) {
-  constexpr int kTilesPerVector = 16 / C::kBytes / 2;
-  return tile / kTilesPerVector * (128 / C::kBytes) + g * (16 / C::kBytes) +
-         tile % kTilesPerVector * 2;
+// Two neighbouring numbers.
+EM_DEVICE float2 load_pair(const Bf16* x) {
+  const uint32_t bits = __ldcg(reinterpret_cast<const uint32_t*>(x));
+  return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000U)};
+}
+EM_DEVICE void rotate_rounded(float& first, float& second, float cos, float sin) {
+  const RotatedPair turned = rotate_pair(first, second, cos, sin);
+  first = round_bf16(turned.low);
+  second = round_bf16(turned.high);
+}
+
+// Waits for the predecessor and takes what it gave, N / 4 threads a row, with numbers n, n + 1 and
+// those half a row on: queries into shared memory; of a step, in the block that has the newest
+// position, also key and value, as the cache has them, and (one block of the group) into the pages.
+template <int N, typename C>
+EM_DEVICE void take_rows(const DecodeAttentionArgs& a, const Factors& factors, const Share& share,
+                         bool newest, float k_scale, float v_scale, Shared<N, C>& shared) {
+  constexpr int kThreadsOfRow = N / 4, kHalf = N / 2;
+  const bool step = a.qkv_BO != nullptr;
+  const int n = threadIdx.x % kThreadsOfRow * 2, H = static_cast<int>(a.H),
+            K = static_cast<int>(a.K);
+  float2 cos{}, sin{};
+  if (step && share.length > 0) {
+    const int64_t angle = int64_t{share.length - 1} * N + n;
+    cos = *reinterpret_cast<const float2*>(a.cos_PN + angle);
+    sin = *reinterpret_cast<const float2*>(a.sin_PN + angle);
+  }
+  int64_t home = 0;
+  if (newest)
+    home = tile_at<N, C>(a, factors, share, share.tiles - 1) +
+           (share.length - 1) % kKeys * (N * C::kBytes);
+  const auto numbers_of = [&](int r) {
+    if (!step) return static_cast<const Bf16*>(a.q_BHN) + int64_t{share.row + r} * N + n;
+    const int b = static_cast<int>(share.b), which = r - share.heads,
+              in_row = which < 0 ? share.row - b * H + r : H + which * K + share.kv_head;
+    return static_cast<const Bf16*>(a.qkv_BO) + (share.b * (H + 2 * K) + in_row) * N + n;
+  };
+  int r = threadIdx.x / kThreadsOfRow;
+  const Bf16* x = known_here(numbers_of(r));
+  wait_for_predecessor();
+#pragma unroll 1
+  for (; r < share.heads + (newest ? 2 : 0); r += kThreads / kThreadsOfRow, x = numbers_of(r)) {
+    const int which = r - share.heads;  // 0: key, 1: value
+    float2 low = load_pair(x), high = load_pair(x + kHalf);
+    if (step && which < 1) {
+      rotate_rounded(low.x, high.x, cos.x, sin.x);
+      rotate_rounded(low.y, high.y, cos.y, sin.y);
+    }
+    if (which < 0) {
+      place_query<C>(low, n, shared.q[r]);
+      place_query<C>(high, n + kHalf, shared.q[r]);
+    } else {
+      const float scale = which == 0 ? k_scale : v_scale;
+      const Pair<C> pairs[2] = {cached_pair<C>(low, scale), cached_pair<C>(high, scale)};
+      const auto put = [&](void* row) {
+        static_cast<Pair<C>*>(row)[n / 2] = pairs[0];
+        static_cast<Pair<C>*>(row)[(n + kHalf) / 2] = pairs[1];
+      };
+      put(shared.newest[which]);
+      if (share.first == 0)
+        put(static_cast<unsigned char*>(which == 0 ? a.k_pages : a.v_pages) + home);
+    }
+  }
+  __syncthreads();
 }
 
 EM_DEVICE void add_scaled(float4& sum, const float4& v, float factor) {
@@ -224,64 +201,58 @@ template <int N, typename C>
 __global__ void __launch_bounds__(kThreads, kResident)
     decode_attention_kernel(const __grid_constant__ DecodeAttentionArgs a,
                             const __grid_constant__ Factors factors) {
-  __shared__ Shared<N> shared;
+  using Memory = Shared<N, C>;
+  EM_DYNAMIC_SHARED(Memory, memory);  // (an emulation fills it anew for each block)
+  Memory& shared = *memory;
   constexpr int kTiles = N / 16;
   release_successor();
-  const int64_t b = blockIdx.z;
-  const int length = a.length_B[b];
-  const int split = static_cast<int>(blockIdx.x);
+  Share share{};
+  share.b = blockIdx.z;
+  const int length = share.length = a.length_B[share.b];
+  const int split = static_cast<int>(blockIdx.x), y = static_cast<int>(blockIdx.y);
   const int H = static_cast<int>(a.H), K = static_cast<int>(a.K), group = H / K;
-  const int kv_head = static_cast<int>(blockIdx.y) % K,
-            first = static_cast<int>(blockIdx.y) / K * kHeads;
-  const int heads = min(group - first, kHeads);                                // of this block
-  const int row = static_cast<int>(blockIdx.z) * H + kv_head * group + first;  // of the first
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  share.kv_head = y % K;
+  share.first = y / K * kHeads;
+  const int heads = share.heads = min(group - share.first, kHeads);
+  share.row = static_cast<int>(blockIdx.z) * H + share.kv_head * group + share.first;
   // A split is whole rounds of the warps; splits beyond the last key are empty.
-  const int tiles = (length + kKeys - 1) / kKeys, rounds = (tiles + kWarps - 1) / kWarps;
+  const int tiles = share.tiles = (length + kKeys - 1) / kKeys,
+            rounds = (tiles + kWarps - 1) / kWarps;
   const int each = quotient(rounds + a.splits - 1, factors.of_splits) * kWarps;
-  if (split > 0 && split * each >= tiles) return;  // no keys
+  if (split > 0 && split * each >= tiles) return;
   const int end = min((split + 1) * each, tiles);
-  const int32_t* table = a.page_table_BP + b * a.max_pages;
 
-  // The first tile is asked for before the predecessor has ended, but for the last key's: that is
-  // what it may write (an emulation does not show the difference).
+  // What nobody writes now is asked for before the predecessor has ended: the first tile, but for
+  // the one with a last key that a predecessor stores. (An emulation does not show the difference,
+  // nor does a step's own tile when the key to be replaced is read while another block writes it.)
+  const bool step = a.qkv_BO != nullptr;
+  const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
   uint4 k[2][C::kKVectors], v[4][C::kVVectors];
   int tile = split * each + warp;
   if (tile < end) {
-    const int64_t at = tile_at<N, C>(a, factors, table, kv_head, tile);
-    if (tile == tiles - 1) wait_for_predecessor();
+    const int64_t at = tile_at<N, C>(a, factors, share, tile);
+    if (!step && tile == tiles - 1) wait_for_predecessor();
     load_keys<N, C>(a.k_pages, at, length - 1 - tile * kKeys, k);
     load_values<N, C>(a.v_pages, at, length - 1 - tile * kKeys, v);
   }
-  float scale = a.scale * 1.44269504F, v_scale = 1.0F;  // to base 2
+  float k_scale = 1.0F, v_scale = 1.0F;
   if constexpr (C::kBytes == 1) {
-    scale *= a.kv_scale_2[0];
+    k_scale = a.kv_scale_2[0];
     v_scale = a.kv_scale_2[1];
   }
-  wait_for_predecessor();
-  // N / 4 threads a head, with 4 numbers each, of queries here and of sums below.
-  const int head = threadIdx.x / (N / 4), n = threadIdx.x % (N / 4) * 4;
-  const bool there = head < heads;
-  if (head < kHeads) {  // queries of heads that are not there: zero
-    uint2 four = {0, 0};
-    if (there)
-      four = __ldcg(reinterpret_cast<const uint2*>(static_cast<const Bf16*>(a.q_BHN) +
-                                                   int64_t{row + head} * N + n));
-    Bf16 q[4];
-    memcpy(static_cast<void*>(q), &four, sizeof(q));
-#pragma unroll
-    for (int i = 0; i < 4; ++i) shared.q[head][query_place<C>(n + i)] = q[i];
-  }
-  __syncthreads();
+  const float scale = a.scale * k_scale * 1.44269504F;  // to base 2
+  take_rows<N, C>(a, factors, share, step && length > 0 && end == tiles, k_scale, v_scale, shared);
 
   float o[kTiles][4] = {};
   float m[2] = {kNone, kNone}, l[2] = {0.0F, 0.0F};
   for (; tile < end; tile += kWarps) {
     // The page of the next tile is known before its keys are asked for.
     const int next = tile + kWarps, last = length - 1 - next * kKeys;
-    const int64_t at = next < end ? tile_at<N, C>(a, factors, table, kv_head, next) : 0;
+    const int64_t at = next < end ? tile_at<N, C>(a, factors, share, next) : 0;
+    const bool with_newest = step && tile == tiles - 1;
+    if (with_newest) replace_keys<C>(shared.newest[0], (length - 1) % kKeys, k);
     float s[4] = {};
-    score_tile<C>(k, shared.q[g], s);
+    score_tile<C>(k, shared.q[g < heads ? g : 0], s);
     if (next < end) load_keys<N, C>(a.k_pages, at, last, k);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
@@ -296,6 +267,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
       s[i + 2] = exp2_flushed(s[i + 2] - highest);
       l[i] = l[i] * keep[i] + s[i] + s[i + 2];
     }
+    if (with_newest) replace_values<C>(shared.newest[1], (length - 1) % kKeys, v);
     const uint32_t p[2] = {transpose_8x8(pack_bf16x2(s[0], s[1])),
                            transpose_8x8(pack_bf16x2(s[2], s[3]))};
 #pragma unroll
@@ -328,9 +300,11 @@ __global__ void __launch_bounds__(kThreads, kResident)
           o[t][i], o[t][i + 2], o[t + 1][i], o[t + 1][i + 2]};
   }
   __syncthreads();
-  Bf16* y = static_cast<Bf16*>(a.y_BHN) + int64_t{row + head} * N + n;
+  const int head = threadIdx.x / (N / 4), n = threadIdx.x % (N / 4) * 4;
+  const bool there = head < heads;
+  Bf16* out = static_cast<Bf16*>(a.y_BHN) + int64_t{share.row + head} * N + n;
   float* parts =
-      a.workspace + kCounters + int64_t{row + (there ? head : 0)} * a.splits * part_floats(N);
+      a.workspace + kCounters + int64_t{share.row + (there ? head : 0)} * a.splits * part_floats(N);
   const int used = each > 0 ? (tiles + each - 1) / each : 1;  // splits that have keys
   if (there) {
     float highest = kNone, sum = 0.0F;
@@ -344,7 +318,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
       add_scaled(value, *reinterpret_cast<const float4*>(&shared.o[w][head][n]), factor);
     }
     if (used == 1) {
-      store_output(y, value, sum > 0.0F ? v_scale / sum : 0.0F);
+      store_output(out, value, sum > 0.0F ? v_scale / sum : 0.0F);
     } else {
       float* part = parts + split * part_floats(N);
       if (n == 0) *reinterpret_cast<float2*>(part) = {highest, sum};
@@ -357,7 +331,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
   parts = known_here(parts);
   __syncthreads();
   if (threadIdx.x == 0) {
-    auto* counter = reinterpret_cast<unsigned*>(a.workspace) + b * gridDim.y + blockIdx.y;
+    auto* counter = reinterpret_cast<unsigned*>(a.workspace) + share.b * gridDim.y + blockIdx.y;
     const auto others = static_cast<unsigned>(used - 1);
     shared.last = increment_acq_rel(counter, others) == others;
   }
@@ -365,7 +339,7 @@ __global__ void __launch_bounds__(kThreads, kResident)
   if (!shared.last) return;
   float total = 0.0F;
   const float4 value = add_parts<N>(parts, used, total);
-  if (there) store_output(y, value, v_scale / total);
+  if (there) store_output(out, value, v_scale / total);
 }
 
 template <int N, typename C>
@@ -376,8 +350,9 @@ cudaError_t launch(const DecodeAttentionArgs& a, cudaStream_t stream) {
   const Factors factors{1.0F / static_cast<float>(a.splits),
                         static_cast<float>(kKeys) / static_cast<float>(a.page_size)};
   auto* kernel = &decode_attention_kernel<N, C>;
-  if (a.dependent) return launch_dependent(kernel, grid, dim3(kThreads), 0, stream, a, factors);
-  EM_LAUNCH(kernel, grid, kThreads, 0, stream, a, factors);
+  constexpr size_t bytes = sizeof(Shared<N, C>);  // below 48 KiB: nothing to ask for
+  if (a.dependent) return launch_dependent(kernel, grid, dim3(kThreads), bytes, stream, a, factors);
+  EM_LAUNCH(kernel, grid, kThreads, bytes, stream, a, factors);
   return cudaGetLastError();
 }
 

@@ -13,9 +13,14 @@
 namespace euromodal {
 
 struct DecodeAttentionArgs {
-  const void* q_BHN = nullptr;    // bf16
-  const void* k_pages = nullptr;  // [pages, K, P, N] of one layer
-  const void* v_pages = nullptr;
+  const void* q_BHN = nullptr;  // bf16, rotated; all positions are in the pages
+  /// Instead, as the projection gave them, queries, keys and values of the sequences' last
+  /// positions: rotated by those positions, attended and stored, with the bits of rope_store().
+  const void* qkv_BO = nullptr;   // bf16 [B, (H + 2K) N]
+  const float* cos_PN = nullptr;  // tables as rope()'s, rows of N, both halves alike
+  const float* sin_PN = nullptr;
+  void* k_pages = nullptr;  // [pages, K, P, N] of one layer; written for qkv_BO alone
+  void* v_pages = nullptr;
   DType kv_type = DType::kBf16;       // or kFp8E4M3 (N = 128): value = stored · scale
   const float* kv_scale_2 = nullptr;  // fp8: of keys, of values
   const int32_t* length_B = nullptr;  // keys of each sequence, on the device; 0: the result is zero
@@ -28,10 +33,10 @@ struct DecodeAttentionArgs {
   int64_t B = 0, H = 0, K = 0, N = 0, page_size = 0;
   float scale = 0.0F;
   int splits = 1;  // blocks along a sequence; those that a sequence is too short for end at once
-  /// May begin before its predecessor on the stream has ended. Lengths, page table, scales and all
-  /// positions but a sequence's last must then have been written before the predecessor began and,
-  /// if that is dependent too, before the first of such a chain; queries and the last position may
-  /// come from any of them.
+  /// May begin before its predecessor on the stream has ended. Lengths, page table, scales, RoPE's
+  /// tables and all positions but a sequence's last must then have been written before the
+  /// predecessor began and, if that is dependent too, before the first of such a chain; q_BHN,
+  /// qkv_BO and the last position in the pages may come from any of them.
   bool dependent = false;
 };
 

@@ -1,5 +1,5 @@
 // rope_store_kernel.cu — see rope_store_kernel.h; a warp a head. Reference: rope_ref.
-#include "backbone/kernels/cuda/device.h"
+#include "backbone/kernels/rope_store/rope_row.h"
 #include "backbone/kernels/rope_store/rope_store_kernel.h"
 
 namespace euromodal {
@@ -7,12 +7,9 @@ namespace {
 
 constexpr int kWarps = 4;
 
-EM_DEVICE float round_bf16(float v) { return to_float(from_float<Bf16>(v)); }
-
 EM_DEVICE void store_cached(const RopeStoreArgs& a, void* pages, int64_t at, float v, int which) {
   if (a.kv_type == DType::kFp8E4M3) {
-    static_cast<unsigned char*>(pages)[at] =
-        __nv_cvt_float_to_fp8(v / a.kv_scale_2[which], __NV_SATFINITE, __NV_E4M3);
+    static_cast<unsigned char*>(pages)[at] = fp8_code(v, a.kv_scale_2[which]);
   } else {
     static_cast<Bf16*>(pages)[at] = from_float<Bf16>(v);
   }
@@ -43,11 +40,9 @@ __global__ void __launch_bounds__(kWarps * 32)
     const int64_t position = a.rope_position_3T != nullptr
                                  ? a.rope_position_3T[mrope_axis(a.mrope, n) * a.T + t]
                                  : a.position_T[t];
-    const float c = round_bf16(a.cos_PN[position * a.N + n]),
-                s = round_bf16(a.sin_PN[position * a.N + n]);
-    const float first = to_float(x[n]), second = to_float(x[half + n]);
-    const float low = __fsub_rn(round_bf16(first * c), round_bf16(second * s)),
-                high = __fadd_rn(round_bf16(second * c), round_bf16(first * s));
+    const auto [low, high] =
+        rotate_pair(to_float(x[n]), to_float(x[half + n]), a.cos_PN[position * a.N + n],
+                    a.sin_PN[position * a.N + n]);
     if (query) {
       Bf16* y = static_cast<Bf16*>(a.q_THN) + (t * a.H + head) * a.N;
       y[n] = from_float<Bf16>(low);

@@ -1,5 +1,6 @@
 // decode_attention_bench.cpp — what a decoding step of EuroLLM-22B does besides its linears:
-// attention over the cache, RoPE and cache write, the choice of a token.
+// attention over the cache, with RoPE and cache write as steps run it and alone; RoPE and cache
+// write alone; the choice of a token.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -19,7 +20,8 @@ void* sent(GpuBench& bench, const at::Tensor& host) {
   return there;
 }
 
-void attend(GpuBench& bench, int64_t B, int64_t length, DType type) {
+/// `step`: with RoPE and cache write.
+void attend(GpuBench& bench, int64_t B, int64_t length, DType type, bool step) {
   const int64_t pages = (length + kPage - 1) / kPage, bytes = type == DType::kBf16 ? 2 : 1;
   const auto layer = static_cast<size_t>(B * pages * kK * kPage * kN * bytes);
   const int copies = bench.copies(2 * layer);
@@ -30,7 +32,13 @@ void attend(GpuBench& bench, int64_t B, int64_t length, DType type) {
   }
   const at::Tensor table = at::randperm(B * pages).to(at::kInt);
   DecodeAttentionArgs args;
-  args.q_BHN = bench.random(static_cast<size_t>(B * kH * kN * 2));
+  if (step) {
+    args.qkv_BO = bench.random(static_cast<size_t>(B * (kH + 2 * kK) * kN * 2));
+    args.cos_PN = args.sin_PN =
+        static_cast<const float*>(bench.random(static_cast<size_t>(length * kN * 4)));
+  } else {
+    args.q_BHN = bench.random(static_cast<size_t>(B * kH * kN * 2));
+  }
   args.kv_type = type;
   args.kv_scale_2 =
       type == DType::kBf16 ? nullptr : static_cast<const float*>(sent(bench, at::ones({2})));
@@ -55,7 +63,7 @@ void attend(GpuBench& bench, int64_t B, int64_t length, DType type) {
     return decode_attention(mine, stream);
   });
   bench.report(
-      "decode attention",
+      step ? "rope + cache write + attention" : "decode attention",
       fmt::format("batch {} depth {} {}", B, length, type == DType::kBf16 ? "bf16" : "fp8"), us,
       2.0 * static_cast<double>(layer));
 }
@@ -64,11 +72,14 @@ void attend(GpuBench& bench, int64_t B, int64_t length, DType type) {
 
 EM_GPU_BENCH(decode_attention) {
   for (const DType type : {DType::kBf16, DType::kFp8E4M3}) {
-    attend(bench, 1, 2048, type);
-    attend(bench, 1, 8192, type);
-    attend(bench, 1, 32768, type);
-    attend(bench, 16, 4096, type);
-    attend(bench, 64, 1024, type);
+    for (const bool step : {true, false}) {
+      attend(bench, 1, 128, type, step);
+      attend(bench, 1, 2048, type, step);
+      attend(bench, 1, 8192, type, step);
+      attend(bench, 1, 32768, type, step);
+      attend(bench, 16, 4096, type, step);
+      attend(bench, 64, 1024, type, step);
+    }
   }
 }
 

@@ -1,0 +1,165 @@
+// decode_attention_tile.h — 16 keys of a cache in a warp's registers, straight from global memory
+// to tensor core fragments, in the forms that a cache has. N numbers of a head, g = lane / 4, c =
+// lane % 4.
+//
+// Scores are Sᵀ [16 keys, 8 heads] = K Qᵀ with K as the 16-row operand; the order of the head's
+// numbers is a permutation, the same for K and Q, in which a lane's 16 bytes are fragments. The
+// output is Oᵀ [N, 8 heads] += Vᵀ Pᵀ with Vᵀ as the 16-row operand: a lane loads 16 bytes of four
+// keys and pairs them key by key; P changes from Sᵀ's layout to the other operand's by an 8 x 8
+// transposition. In both products column 2c and 2c + 1 are a lane's heads, so that one maximum and
+// one sum per head and lane are all that softmax needs.
+#pragma once
+#include <type_traits>
+
+#include "backbone/kernels/rope_store/rope_row.h"
+#include "backbone/kernels/skinny_linear/widen.h"
+
+namespace euromodal {
+namespace {
+
+constexpr int kKeys = 16, kHeads = 8;  // of a tile
+
+// How N numbers of a key lie in a lane: K by kElements (their fragments), V by vectors of 16 bytes.
+template <int N>
+struct Bf16Cache {
+  static constexpr int kBytes = 2, kKVectors = N / 32, kVVectors = N / 64;
+  using Widen = WidenBf16;
+};
+template <int N>
+struct Fp8Cache {
+  static constexpr int kBytes = 1, kKVectors = N / 64, kVVectors = N / 128;
+  using Widen = WidenFp8;
+};
+
+// `last`: the tile's last key that there is. Keys beyond it read it: finite numbers, not used.
+template <int N, typename C>
+EM_DEVICE void load_keys(const void* pages, int64_t at, int last, uint4 (&k)[2][C::kKVectors]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  const unsigned char* base = static_cast<const unsigned char*>(pages) + at + c * 16;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const unsigned char* row = base + min(g + 8 * h, last) * (N * C::kBytes);
+#pragma unroll
+    for (int v = 0; v < C::kKVectors; ++v) k[h][v] = load16_streaming_coherent(row + v * 64);
+  }
+}
+
+// Keys 2c, 2c + 1, 2c + 8, 2c + 9; of each the g-th 16 bytes of every 128.
+template <int N, typename C>
+EM_DEVICE void load_values(const void* pages, int64_t at, int last, uint4 (&v)[4][C::kVVectors]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+  const unsigned char* base = static_cast<const unsigned char*>(pages) + at + g * 16;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const unsigned char* row = base + min(2 * c + i % 2 + 8 * (i / 2), last) * (N * C::kBytes);
+#pragma unroll
+    for (int u = 0; u < C::kVVectors; ++u) v[i][u] = load16_streaming_coherent(row + u * 128);
+  }
+}
+
+// Number e of the 16 bytes of two keys as a bf16 pair (fp8: not yet raised by 2^120: see raise).
+template <typename C>
+EM_DEVICE uint32_t pair_keys(const uint4& first, const uint4& second, int e) {
+  if constexpr (C::kBytes == 2) {
+    return __byte_perm(word_of(first, e / 2), word_of(second, e / 2),
+                       e % 2 == 0 ? 0x5410U : 0x7632U);
+  } else {
+    const unsigned at = static_cast<unsigned>(e) % 4;
+    // bytes 0 and 2 hold the two codes; then as WidenFp8 does
+    const uint32_t v =
+        __byte_perm(word_of(first, e / 4), word_of(second, e / 4), at | ((at + 4) << 8));
+    return raise_bf16x2(((v << 4) & 0x07f007f0U) | ((v << 8) & 0x80008000U));
+  }
+}
+
+// Where number n of a head's query stands in shared memory: the cache's permutation, and a lane's
+// share of a pair of steps in 16 bytes, which lie beside those of the other lanes.
+template <typename C>
+EM_DEVICE int query_place(int n) {
+  constexpr int kElements = C::Widen::kElements;
+  const int e = C::Widen::place(n % kElements), lane = n / kElements % 4;
+  return n - n % (4 * kElements) + e / 8 * 32 + lane * 8 + e % 8;
+}
+
+// Numbers n (even) and n + 1.
+template <typename C>
+EM_DEVICE void place_query(float2 v, int n, Bf16* q) {
+  const uint32_t bits = pack_bf16x2(v.x, v.y);
+  if constexpr (C::kBytes == 2) {  // they stay neighbours
+    *reinterpret_cast<uint32_t*>(q + query_place<C>(n)) = bits;
+  } else {
+    auto* const codes = reinterpret_cast<uint16_t*>(q);
+    codes[query_place<C>(n)] = static_cast<uint16_t>(bits);
+    codes[query_place<C>(n + 1)] = static_cast<uint16_t>(bits >> 16);
+  }
+}
+
+// Two sums, so that half as many products wait for each other. q: this lane's head.
+template <typename C>
+EM_DEVICE void score_tile(const uint4 (&k)[2][C::kKVectors], const Bf16* q, float (&s)[4]) {
+  const int c = threadIdx.x % 4;
+  float odd[4] = {};
+#pragma unroll
+  for (int v = 0; v < C::kKVectors; ++v) {
+#pragma unroll
+    for (int step = 0; step < C::Widen::kSteps; step += 2) {
+      const uint4 words =
+          *reinterpret_cast<const uint4*>(q + (v * C::Widen::kSteps + step) * 16 + c * 8);
+      const uint32_t first[2] = {words.x, words.y}, second[2] = {words.z, words.w};
+      uint32_t f[4];
+      C::Widen::step(k[0][v], step, 0, f[0], f[2]);
+      C::Widen::step(k[1][v], step, 0, f[1], f[3]);
+      mma_bf16(s, f, first);
+      C::Widen::step(k[0][v], step + 1, 0, f[0], f[2]);
+      C::Widen::step(k[1][v], step + 1, 0, f[1], f[3]);
+      mma_bf16(odd, f, second);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) s[i] += odd[i];
+}
+
+// For load_keys and load_values: key `last` and what lies beyond it from a row of its own.
+template <typename C>
+EM_DEVICE void replace_keys(const uint4* row, int last, uint4 (&k)[2][C::kKVectors]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+#pragma unroll
+    for (int v = 0; v < C::kKVectors; ++v)
+      if (g + 8 * h >= last) k[h][v] = row[v * 4 + c];
+  }
+}
+template <typename C>
+EM_DEVICE void replace_values(const uint4* row, int last, uint4 (&v)[4][C::kVVectors]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, c = lane % 4;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+#pragma unroll
+    for (int u = 0; u < C::kVVectors; ++u)
+      if (2 * c + i % 2 + 8 * (i / 2) >= last) v[i][u] = row[u * 8 + g];
+  }
+}
+
+// Two neighbouring numbers as they lie in a cache.
+template <typename C>
+using Pair = std::conditional_t<C::kBytes == 2, uint32_t, uint16_t>;
+template <typename C>
+EM_DEVICE Pair<C> cached_pair(float2 v, float scale) {
+  if constexpr (C::kBytes == 2)
+    return pack_bf16x2(v.x, v.y);
+  else
+    return static_cast<uint16_t>(fp8_code(v.x, scale) | (fp8_code(v.y, scale) << 8));
+}
+
+// The head's number that row 0 of output tile `tile` (even) stands for, of lane group g; the upper
+// row and the next tile's two follow it: see load_values.
+template <typename C>
+EM_DEVICE int output_number(int tile, int g) {
+  constexpr int kTilesPerVector = 16 / C::kBytes / 2;
+  return tile / kTilesPerVector * (128 / C::kBytes) + g * (16 / C::kBytes) +
+         tile % kTilesPerVector * 2;
+}
+
+}  // namespace
+}  // namespace euromodal
