@@ -185,6 +185,10 @@ class GpuCheckTest(unittest.TestCase):
         with open(child, encoding="utf-8") as file:
             self.assertTrue(ended(int(file.read())))  # what it started, too
         self.assertIn("| decode | not run (time) |", self.table)
+        first, self.out = self.out, os.path.join(self.folder, "second")
+        self.program("bin/kernels_bench", writes(KERNELS))
+        self.assertEqual(self.check("--only", "kernels,operators,kernels_bench", "--after", first), 0)
+        self.assertEqual(list(self.words.items()), [("kernels", "ok"), ("kernels_bench", "ok")])
 
     def test_what_is_killed_leaves_what_was_done(self):
         archive = os.path.join(self.folder, "all.tar.gz")
