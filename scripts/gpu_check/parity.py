@@ -5,8 +5,8 @@
 
 PAIRS holds NAME/model and NAME/records (or records.jsonl) as `scripts/bundle --model DIR --records PATH` leaves them. A coupled model answers records
 (shards, features too: `euromodal caption --records`), a text model the prompts of a JSONL file (`euromodal generate --batch`). In the dtype of the
-model's files every answer must be equal (exit code 1); where the decoder of CUDA graphs takes the model (heads of 64 or 128), bfloat16 is run too, whose
-differences are only shown: there the two devices add up in another order and round to 8 bits.
+model's files every answer must be equal (exit code 1); where the decoder of CUDA graphs takes a text model (heads of 64 or 128), bfloat16 is run too, whose
+differences are only shown: there the two devices add up in another order and round to 8 bits. (Features are those of one dtype.)
 """
 import argparse
 import json
@@ -18,9 +18,12 @@ import tempfile
 DECODER_HEADS = (64, 128)
 
 
+def is_coupled(model):
+    return os.path.exists(os.path.join(model, "multimodal.yaml"))
+
+
 def command_of(program, model, records, output, words):
-    coupled = os.path.exists(os.path.join(model, "multimodal.yaml"))
-    asked = ["caption", "--records"] if coupled else ["generate", "--batch"]
+    asked = ["caption", "--records"] if is_coupled(model) else ["generate", "--batch"]
     return [program, asked[0], "--model", model, asked[1], records, "--output", output, "--greedy", *words]
 
 
@@ -67,7 +70,7 @@ def dtypes(model):
     with open(os.path.join(model, "config.json"), encoding="utf-8") as file:
         config = json.load(file)
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    return ["", "bfloat16"] if head in DECODER_HEADS else [""]
+    return ["", "bfloat16"] if head in DECODER_HEADS and not is_coupled(model) else [""]
 
 
 def text(row):

@@ -64,8 +64,9 @@ exit $code
 # The program of the bundle: every device's answers, from FOLDER/answers-DEVICE.
 EUROMODAL = """#!/usr/bin/env python3
 import shutil, sys
-word = dict(zip(sys.argv[2::1], sys.argv[3::1]))
-assert sys.argv[1] == "caption" and word["--records"].endswith("records") and "--greedy" in sys.argv
+word = dict(zip(sys.argv[2:], sys.argv[3:]))
+assert "--greedy" in sys.argv
+assert word["--records"].endswith("records") if sys.argv[1] == "caption" else sys.argv[1] == "generate" and word["--batch"].endswith("records.jsonl")
 shutil.copyfile(word["--model"] + "/answers-" + word["--device"] + word.get("--dtype", ""), word["--output"])
 """
 
@@ -217,15 +218,19 @@ class GpuCheckTest(unittest.TestCase):
         self.assertEqual(self.results["kernels_bench"]["about"], "2 figures; gelu failed: illegal address")
         self.assertAlmostEqual(self.aims["rope, of the copy's rate"]["value"], 0.5)
 
-    def parity(self, device, head=48, bf16=None):
+    def parity(self, device, head=48, coupled=True, bf16=None):
         lines = [{"id": "a", "text": "x", "tokens": [1, 2, 3]}, {"id": "b", "text": "y", "tokens": [4, 5]}]
         self.program("bin/euromodal", EUROMODAL)
         for name, tokens in (("cpu", None), ("cuda", device), ("cpubfloat16", None), ("cudabfloat16", bf16)):
             changed = lines if tokens is None else [lines[0], {**lines[1], "tokens": tokens}]
             self.program(f"parity/0-demo/model/answers-{name}", "".join(json.dumps(line) + "\n" for line in changed))
         self.program("parity/0-demo/model/config.json", json.dumps({"head_dim": head}))
-        self.program("parity/0-demo/model/multimodal.yaml", "")
-        os.makedirs(os.path.join(self.folder, "parity/0-demo/records"), exist_ok=True)
+        if coupled:
+            self.program("parity/0-demo/model/multimodal.yaml", "")
+            os.makedirs(os.path.join(self.folder, "parity/0-demo/records"), exist_ok=True)
+        else:
+            subprocess.run(["rm", "-rf", "parity/0-demo/model/multimodal.yaml", "parity/0-demo/records"], cwd=self.folder, check=True)
+            self.program("parity/0-demo/records.jsonl", "")
         return self.check("--only", "parity")
 
     def test_answers_of_two_devices(self):
@@ -236,7 +241,9 @@ class GpuCheckTest(unittest.TestCase):
         self.assertIn("1 of 2 answers equal (5 tokens); the first that differs: b, at token 1: [5] and [6]", self.table)
         self.assertFalse(self.aims["greedy answers equal on CPU and GPU"]["reached"])
         self.assertEqual(self.parity([4]), 1)  # one token fewer
-        self.assertEqual(self.parity([4, 5], head=128, bf16=[9]), 0)  # only shown
+        self.assertEqual(self.parity([4, 5], head=128, bf16=[9]), 0)
+        self.assertEqual(self.results["parity"]["about"].count("0-demo"), 1)  # features are of one dtype
+        self.assertEqual(self.parity([4, 5], head=128, coupled=False, bf16=[9]), 0)  # only shown
         self.assertIn("0-demo, bfloat16: 1 of 2 answers equal", self.table)
         self.program("bin/euromodal", "#!/bin/bash\necho no such device >&2\nexit 1\n")
         self.assertEqual((self.check("--only", "parity"), self.results["parity"]["about"].count("no such device")), (1, 2))  # two dtypes
