@@ -17,9 +17,10 @@ constexpr int64_t kCounters =
     8192;                        // at the workspace's start, whatever B is: calls of any B share it
 constexpr float kNone = -1e30F;  // below every score, and no NaN when subtracted from itself
 
-// The kernel's divisors, which only the launch knows, as factors.
+// The kernel's divisors, which only the launch knows, as factors, and one quotient.
 struct Factors {
-  float of_splits, of_page_tiles;
+  float of_splits, of_page_tiles, of_kv_heads;
+  int group;  // H / K
 };
 constexpr int kMostTiles = 1 << 21;  // up to here a quotient by a factor is exact
 EM_DEVICE int quotient(int v, float factor) {
@@ -28,21 +29,28 @@ EM_DEVICE int quotient(int v, float factor) {
 
 // What a block works on: query heads [first, first + heads) of a key/value head's group.
 struct Share {
-  int64_t b;
+  int b;              // sequence
   int length, tiles;  // of the sequence
   int kv_head, first, heads;
   int row;  // b H + the number of the first head
 };
 
-// Where a tile's first key lies, in bytes of a layer's pages: pages are whole tiles.
+// A tile's page; pages are whole tiles. (Read where no older copy can lie: it is read early.)
+EM_DEVICE int page_of(const DecodeAttentionArgs& a, const Factors& factors, const Share& share,
+                      int tile) {
+  return __ldcg(a.page_table_BP + int64_t{share.b} * static_cast<int>(a.max_pages) +
+                quotient(tile, factors.of_page_tiles));
+}
+
+// Where a tile's first key lies, in bytes of a layer's pages; heads of all pages fit 31 bits.
 template <int N, typename C>
 EM_DEVICE int64_t tile_at(const DecodeAttentionArgs& a, const Factors& factors, const Share& share,
-                          int tile) {
-  const int positions = static_cast<int>(a.page_size), page = quotient(tile, factors.of_page_tiles);
-  const int64_t head =
-      int64_t{a.page_table_BP[share.b * a.max_pages + page]} * static_cast<int>(a.K) +
-      share.kv_head;
-  return (head * positions + tile * kKeys - page * positions) * (N * C::kBytes);
+                          int tile, int page) {
+  constexpr int kKeyBytes = N * C::kBytes;
+  const int positions = static_cast<int>(a.page_size),
+            head = page * static_cast<int>(a.K) + share.kv_head,
+            key = tile * kKeys - quotient(tile, factors.of_page_tiles) * positions;
+  return int64_t{head} * (positions * kKeyBytes) + key * kKeyBytes;
 }
 
 // Largest of a head's values over the lanes that hold its keys.
@@ -62,7 +70,7 @@ struct alignas(16) Shared {
   Bf16 q[kHeads][N + 32];                          // by query_place
   uint4 newest[2][N * C::kBytes / sizeof(uint4)];  // key and value of the step, as in a page
   float o[kWarps][kHeads][N + 4];
-  float m[kWarps][kHeads], l[kWarps][kHeads];
+  float m[kHeads][kWarps], l[kHeads][kWarps];
   bool last;
 };
 
@@ -95,13 +103,14 @@ EM_DEVICE void take_rows(const DecodeAttentionArgs& a, const Factors& factors, c
   }
   int64_t home = 0;
   if (newest)
-    home = tile_at<N, C>(a, factors, share, share.tiles - 1) +
+    home = tile_at<N, C>(a, factors, share, share.tiles - 1,
+                         page_of(a, factors, share, share.tiles - 1)) +
            (share.length - 1) % kKeys * (N * C::kBytes);
   const auto numbers_of = [&](int r) {
     if (!step) return static_cast<const Bf16*>(a.q_BHN) + int64_t{share.row + r} * N + n;
-    const int b = static_cast<int>(share.b), which = r - share.heads,
-              in_row = which < 0 ? share.row - b * H + r : H + which * K + share.kv_head;
-    return static_cast<const Bf16*>(a.qkv_BO) + (share.b * (H + 2 * K) + in_row) * N + n;
+    const int which = r - share.heads,
+              in_row = which < 0 ? share.row - share.b * H + r : H + which * K + share.kv_head;
+    return static_cast<const Bf16*>(a.qkv_BO) + int64_t{share.b * (H + 2 * K) + in_row} * N + n;
   };
   int r = threadIdx.x / kThreadsOfRow;
   const Bf16* x = known_here(numbers_of(r));
@@ -207,14 +216,14 @@ __global__ void __launch_bounds__(kThreads, kResident)
   constexpr int kTiles = N / 16;
   release_successor();
   Share share{};
-  share.b = blockIdx.z;
-  const int length = share.length = a.length_B[share.b];
-  const int split = static_cast<int>(blockIdx.x), y = static_cast<int>(blockIdx.y);
-  const int H = static_cast<int>(a.H), K = static_cast<int>(a.K), group = H / K;
-  share.kv_head = y % K;
-  share.first = y / K * kHeads;
-  const int heads = share.heads = min(group - share.first, kHeads);
-  share.row = static_cast<int>(blockIdx.z) * H + share.kv_head * group + share.first;
+  share.b = static_cast<int>(blockIdx.y);
+  const int length = share.length = __ldcg(a.length_B + share.b);
+  const int split = static_cast<int>(blockIdx.z);  // slowest: blocks that have keys come first
+  const int x = static_cast<int>(blockIdx.x), eighth = quotient(x, factors.of_kv_heads);
+  share.kv_head = x - eighth * static_cast<int>(a.K);
+  share.first = eighth * kHeads;
+  const int heads = share.heads = min(factors.group - share.first, kHeads);
+  share.row = share.b * static_cast<int>(a.H) + share.kv_head * factors.group + share.first;
   // A split is whole rounds of the warps; splits beyond the last key are empty.
   const int tiles = share.tiles = (length + kKeys - 1) / kKeys,
             rounds = (tiles + kWarps - 1) / kWarps;
@@ -228,9 +237,10 @@ __global__ void __launch_bounds__(kThreads, kResident)
   const bool step = a.qkv_BO != nullptr;
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
   uint4 k[2][C::kKVectors], v[4][C::kVVectors];
-  int tile = split * each + warp;
+  int tile = split * each + warp, next_page = 0;
   if (tile < end) {
-    const int64_t at = tile_at<N, C>(a, factors, share, tile);
+    const int64_t at = tile_at<N, C>(a, factors, share, tile, page_of(a, factors, share, tile));
+    if (tile + kWarps < end) next_page = page_of(a, factors, share, tile + kWarps);
     if (!step && tile == tiles - 1) wait_for_predecessor();
     load_keys<N, C>(a.k_pages, at, length - 1 - tile * kKeys, k);
     load_values<N, C>(a.v_pages, at, length - 1 - tile * kKeys, v);
@@ -246,14 +256,13 @@ __global__ void __launch_bounds__(kThreads, kResident)
   float o[kTiles][4] = {};
   float m[2] = {kNone, kNone}, l[2] = {0.0F, 0.0F};
   for (; tile < end; tile += kWarps) {
-    // The page of the next tile is known before its keys are asked for.
     const int next = tile + kWarps, last = length - 1 - next * kKeys;
-    const int64_t at = next < end ? tile_at<N, C>(a, factors, share, next) : 0;
     const bool with_newest = step && tile == tiles - 1;
     if (with_newest) replace_keys<C>(shared.newest[0], (length - 1) % kKeys, k);
     float s[4] = {};
     score_tile<C>(k, shared.q[g < heads ? g : 0], s);
-    if (next < end) load_keys<N, C>(a.k_pages, at, last, k);
+    if (next < end)
+      load_keys<N, C>(a.k_pages, tile_at<N, C>(a, factors, share, next, next_page), last, k);
 #pragma unroll
     for (int i = 0; i < 4; ++i)
       s[i] = tile * kKeys + g + 8 * (i / 2) < length ? s[i] * scale : kNone;
@@ -283,7 +292,9 @@ __global__ void __launch_bounds__(kThreads, kResident)
       o[t][3] *= keep[1];
       mma_bf16(o[t], f, p);
     }
-    if (next < end) load_values<N, C>(a.v_pages, at, last, v);
+    if (next < end)
+      load_values<N, C>(a.v_pages, tile_at<N, C>(a, factors, share, next, next_page), last, v);
+    if (next + kWarps < end) next_page = page_of(a, factors, share, next + kWarps);
   }
 
   // The warps' parts into shared memory, by head, and their sum: N / 4 threads a head.
@@ -291,8 +302,8 @@ __global__ void __launch_bounds__(kThreads, kResident)
   for (int i = 0; i < 2; ++i) {
     l[i] = over_keys_sum(l[i]);
     if (g == 0) {
-      shared.m[warp][2 * c + i] = m[i];
-      shared.l[warp][2 * c + i] = l[i];
+      shared.m[2 * c + i][warp] = m[i];
+      shared.l[2 * c + i][warp] = l[i];
     }
 #pragma unroll
     for (int t = 0; t < kTiles; t += 2)
@@ -305,19 +316,19 @@ __global__ void __launch_bounds__(kThreads, kResident)
   Bf16* out = static_cast<Bf16*>(a.y_BHN) + int64_t{share.row + head} * N + n;
   float* parts =
       a.workspace + kCounters + int64_t{share.row + (there ? head : 0)} * a.splits * part_floats(N);
-  const int used = each > 0 ? (tiles + each - 1) / each : 1;  // splits that have keys
+  const bool alone = each >= tiles;  // the only split that has keys
   if (there) {
     float highest = kNone, sum = 0.0F;
     float4 value = {0.0F, 0.0F, 0.0F, 0.0F};
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) highest = fmaxf(highest, shared.m[w][head]);
+    for (int w = 0; w < kWarps; ++w) highest = fmaxf(highest, shared.m[head][w]);
 #pragma unroll
     for (int w = 0; w < kWarps; ++w) {
-      const float factor = exp2_flushed(shared.m[w][head] - highest);
-      sum += shared.l[w][head] * factor;
+      const float factor = exp2_flushed(shared.m[head][w] - highest);
+      sum += shared.l[head][w] * factor;
       add_scaled(value, *reinterpret_cast<const float4*>(&shared.o[w][head][n]), factor);
     }
-    if (used == 1) {
+    if (alone) {
       store_output(out, value, sum > 0.0F ? v_scale / sum : 0.0F);
     } else {
       float* part = parts + split * part_floats(N);
@@ -325,13 +336,14 @@ __global__ void __launch_bounds__(kThreads, kResident)
       *reinterpret_cast<float4*>(part + 4 + n) = value;
     }
   }
-  if (used == 1) return;
+  if (alone) return;
 
   // The last block of a (sequence, heads) adds up all parts, in order. Its counter goes back to 0.
   parts = known_here(parts);
+  const int used = (tiles + each - 1) / each;
   __syncthreads();
   if (threadIdx.x == 0) {
-    auto* counter = reinterpret_cast<unsigned*>(a.workspace) + share.b * gridDim.y + blockIdx.y;
+    auto* counter = reinterpret_cast<unsigned*>(a.workspace) + share.b * gridDim.x + blockIdx.x;
     const auto others = static_cast<unsigned>(used - 1);
     shared.last = increment_acq_rel(counter, others) == others;
   }
@@ -345,10 +357,11 @@ __global__ void __launch_bounds__(kThreads, kResident)
 template <int N, typename C>
 cudaError_t launch(const DecodeAttentionArgs& a, cudaStream_t stream) {
   const int64_t head_blocks = (a.H / a.K + kHeads - 1) / kHeads;
-  const dim3 grid(static_cast<unsigned>(a.splits), static_cast<unsigned>(a.K * head_blocks),
-                  static_cast<unsigned>(a.B));
+  const dim3 grid(static_cast<unsigned>(a.K * head_blocks), static_cast<unsigned>(a.B),
+                  static_cast<unsigned>(a.splits));
   const Factors factors{1.0F / static_cast<float>(a.splits),
-                        static_cast<float>(kKeys) / static_cast<float>(a.page_size)};
+                        static_cast<float>(kKeys) / static_cast<float>(a.page_size),
+                        1.0F / static_cast<float>(a.K), static_cast<int>(a.H / a.K)};
   auto* kernel = &decode_attention_kernel<N, C>;
   constexpr size_t bytes = sizeof(Shared<N, C>);  // below 48 KiB: nothing to ask for
   if (a.dependent) return launch_dependent(kernel, grid, dim3(kThreads), bytes, stream, a, factors);
