@@ -22,6 +22,7 @@ class Step:
     parts: int = 1             # ... in so many parts
     wrapper: list = field(default_factory=list)
     env: dict = field(default_factory=dict)
+    plain: bool = False        # without the bundle's libraries: Python and its compiler bring their own
     json: str = ""             # file of figures that the command writes
     missing: str = ""          # why it cannot run here
 
@@ -42,7 +43,7 @@ def plan(bundle, out, quick):
     def peers(name, about, seconds, words, *modules):
         script = f"{bundle}/peers/{name}.py"
         missing = "" if os.path.exists(script) else "not in the bundle"
-        return figures(name, about, [sys.executable, script, *words], seconds, least=40, missing=missing or lacking(*modules))
+        return figures(name, about, [sys.executable, script, *words], seconds, least=40, plain=True, missing=missing or lacking(*modules))
 
     parity = figures("parity", "greedy tokens of the bundle's models, CPU and GPU",
                      [sys.executable, f"{HERE}/parity.py", "--program", f"{bundle}/bin/euromodal", "--pairs", f"{bundle}/parity"], 90, is_test=True,
