@@ -33,6 +33,9 @@ struct DecoderOptions {
   std::optional<SkinnyForm> weights{};
   bool fp8_cache = false;  // keys and values as e4m3
   bool graphs = true;      // false: the same kernels launched one by one
+  /// Bytes of weights that kernels ask for in L2 before they can use them, of their own and of the
+  /// next one's; nothing: kSkinnyL2Ahead.
+  std::optional<int64_t> l2_ahead{};
 };
 
 class Decoder {

@@ -1,6 +1,7 @@
 // slot_decoder.cpp — see slot_decoder.h. A step of a block is five kernels: norm + qkv, RoPE +
 // cache write + attention, output projection + residual, norm + gate-up + SwiGLU, down + residual.
-// Everything that changes from step to step lies on the device, so a replay needs no argument.
+// Everything that changes from step to step lies on the device, so a replay needs no argument. Each
+// linear asks for the first bytes of the next one's weight, so that memory is busy between them.
 #include "backbone/cuda/slot_decoder.h"
 
 #include <bit>
@@ -195,6 +196,7 @@ void SlotDecoder::linear(const DecodeLinear& layer, SkinnyLinearArgs args, int64
   if (B > kSkinnyRows && layer.weight_OI.defined()) return wide_linear(layer, args, B);
   // Codes alone: reading them again for every 16 rows is less than widening them once.
   args.dependent = true;
+  args.l2_ahead = options_.l2_ahead.value_or(kSkinnyL2Ahead);
   const int64_t outputs = args.epilogue == SkinnyEpilogue::kSwiglu ? args.N / 2 : args.N;
   for (int64_t row = 0; row < B; row += kSkinnyRows) {
     SkinnyLinearArgs part = args;
@@ -204,8 +206,17 @@ void SlotDecoder::linear(const DecodeLinear& layer, SkinnyLinearArgs args, int64
       part.residual_MN = static_cast<const char*>(args.residual_MN) + row * outputs * 2;
     part.y_MN =
         static_cast<char*>(args.y_MN) + row * outputs * (args.y_type == DType::kF32 ? 4 : 2);
+    if (row + kSkinnyRows < B) part.ahead = {};
     check_step(skinny_linear(part, launches_.stream()), "skinny_linear");
   }
+}
+
+SkinnyAhead SlotDecoder::ahead_of(const DecodeLinear& next, int64_t B,
+                                  SkinnyEpilogue epilogue) const {
+  SkinnyLinearArgs args = next.arguments();
+  args.M = std::min(kSkinnyRows, B);
+  args.epilogue = epilogue;
+  return skinny_ahead(args, options_.l2_ahead.value_or(kSkinnyL2Ahead));
 }
 
 SkinnyLinearArgs SlotDecoder::from_hidden(const DecodeLinear& layer,
@@ -232,6 +243,7 @@ void SlotDecoder::run(int64_t B) {
   SkinnyLinearArgs args = from_hidden(head_, llama_.final_norm_D());
   args.y_MN = logits_SV_.mutable_data_ptr();
   args.y_type = DType::kF32;
+  args.ahead = ahead_of(blocks_.front().qkv, B);  // of the next step
   linear(head_, args, B);
   length_S_.narrow(0, 0, B).add_(active_S_.narrow(0, 0, B));
 }
@@ -243,6 +255,7 @@ void SlotDecoder::block(int64_t index, int64_t B) {
 
   SkinnyLinearArgs qkv = from_hidden(weights.qkv, norms.input_norm_D);
   qkv.y_MN = qkv_SO_.mutable_data_ptr();
+  qkv.ahead = ahead_of(weights.o, B);
   linear(weights.qkv, qkv, B);
 
   DecodeAttentionArgs attention{};
@@ -268,14 +281,20 @@ void SlotDecoder::block(int64_t index, int64_t B) {
   attention.dependent = true;
   check_step(decode_attention(attention, launches_.stream()), "decode_attention");
 
-  linear(weights.o, onto_hidden(weights.o, mixed_SHN_), B);
+  SkinnyLinearArgs o = onto_hidden(weights.o, mixed_SHN_);
+  o.ahead = ahead_of(weights.gate_up, B, SkinnyEpilogue::kSwiglu);
+  linear(weights.o, o, B);
 
   SkinnyLinearArgs gate_up = from_hidden(weights.gate_up, norms.post_norm_D);
   gate_up.epilogue = SkinnyEpilogue::kSwiglu;
   gate_up.y_MN = inner_SF_.mutable_data_ptr();
+  gate_up.ahead = ahead_of(weights.down, B);
   linear(weights.gate_up, gate_up, B);
 
-  linear(weights.down, onto_hidden(weights.down, inner_SF_), B);
+  SkinnyLinearArgs down = onto_hidden(weights.down, inner_SF_);
+  const auto next = static_cast<size_t>(index) + 1;
+  down.ahead = ahead_of(next < blocks_.size() ? blocks_[next].qkv : head_, B);
+  linear(weights.down, down, B);
 }
 
 // The same in LibTorch's products: pointers back to tensors of B rows.

@@ -63,6 +63,9 @@ class SlotDecoder : public Decoder {
   /// Of x, added to the residual stream.
   SkinnyLinearArgs onto_hidden(const DecodeLinear& layer, const at::Tensor& x) const;
   void linear(const DecodeLinear& layer, SkinnyLinearArgs args, int64_t B);
+  /// What of the linear that comes after one its kernel asks for.
+  SkinnyAhead ahead_of(const DecodeLinear& next, int64_t B,
+                       SkinnyEpilogue epilogue = SkinnyEpilogue::kNone) const;
   void wide_linear(const DecodeLinear& layer, const SkinnyLinearArgs& args, int64_t B);
 
   const Llama& llama_;

@@ -168,8 +168,7 @@ EM_DEVICE void copies_wait() {
 /// d2, d3 = d[g+8][2c, 2c+1]. The lower half of a register is the lower index.
 EM_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(__CUDA_ARCH__)
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
@@ -199,8 +198,7 @@ EM_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&
 /// The same where d was zero before: d = a b.
 EM_DEVICE void mma_bf16_first(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(__CUDA_ARCH__)
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%10, %10, %10, %10};"
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0F));
@@ -232,6 +230,27 @@ EM_DEVICE uint32_t transpose_8x8(uint32_t v) {
 #endif
 }
 
+/// Asks for global memory to be brought into L2, without waiting and without a register: a hint,
+/// nothing where there is no such instruction. Address and size: multiples of 16.
+EM_DEVICE void prefetch_l2(const void* global, uint32_t bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+#elif !defined(__CUDACC__)
+  emulation::prefetched(global, bytes);
+#endif
+}
+
+/// (v & mask) | bits in one instruction: of two constants the compiler makes two.
+EM_DEVICE uint32_t and_or(uint32_t v, uint32_t mask, uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+  uint32_t out;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(out) : "r"(v), "r"(mask), "r"(bits));
+  return out;
+#else
+  return (v & mask) | bits;
+#endif
+}
+
 /// Two floats as a bf16 pair, `low` in the lower half.
 EM_DEVICE uint32_t pack_bf16x2(float low, float high) {
 #if defined(__CUDA_ARCH__)
@@ -246,6 +265,21 @@ EM_DEVICE uint32_t pack_bf16x2(float low, float high) {
     return static_cast<uint32_t>(out);
   };
   return bits(low) | (bits(high) << 16);
+#endif
+}
+
+/// Products of two bf16 pairs, rounded as those of floats are.
+EM_DEVICE uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  uint32_t out;
+  asm("{ .reg .b32 z; mov.b32 z, 0x80008000; fma.rn.bf16x2 %0, %1, %2, z; }"
+      : "=r"(out)
+      : "r"(a), "r"(b));
+  return out;
+#else
+  const auto low = [](uint32_t v) { return __uint_as_float(v << 16); };
+  const auto high = [](uint32_t v) { return __uint_as_float(v & 0xffff0000U); };
+  return pack_bf16x2(low(a) * low(b), high(a) * high(b));
 #endif
 }
 

@@ -19,14 +19,23 @@ namespace {
 
 constexpr size_t kStack = size_t{256} << 10;
 
-enum class State { kReady, kAtBlockBarrier, kAtWarpBarrier, kAtClusterBarrier, kDone };
+enum class State {
+  kReady,
+  kAtBlockBarrier,
+  kAtWarpBarrier,
+  kAtPartBarrier,
+  kAtClusterBarrier,
+  kDone
+};
 
 struct Fiber {
   ucontext_t context{};
   void* stack = nullptr;
   uint3 index{};
   State state = State::kReady;
-  unsigned mask = 0;  // of the warp barrier it waits at
+  unsigned mask = 0;     // of the warp barrier it waits at
+  unsigned part = 0;     // number of the part's barrier it waits at
+  unsigned threads = 0;  // that meet there
   void* fake_stack = nullptr;
 };
 
@@ -127,6 +136,24 @@ void open_warp_barriers(size_t warp) {
   }
 }
 
+// Barriers of parts of the block at which all that belong there have come.
+void open_part_barriers() {
+  for (const Fiber& first : block->fibers) {
+    if (first.state != State::kAtPartBarrier) continue;
+    const unsigned part = first.part, threads = first.threads;
+    unsigned there = 0;
+    for (const Fiber& fiber : block->fibers) {
+      if (fiber.state != State::kAtPartBarrier || fiber.part != part) continue;
+      if (fiber.threads != threads) die("its threads do not agree on how many meet at a barrier");
+      ++there;
+    }
+    if (there > threads) die("more threads than were told wait at a barrier of a part");
+    if (there < threads) continue;
+    for (Fiber& fiber : block->fibers)
+      if (fiber.state == State::kAtPartBarrier && fiber.part == part) fiber.state = State::kReady;
+  }
+}
+
 bool waits_for_cluster() {
   for (const Fiber& fiber : block->fibers)
     if (fiber.state != State::kAtClusterBarrier && fiber.state != State::kDone) return false;
@@ -148,6 +175,7 @@ void run_block() {
     }
     if (live == 0) return;
     for (size_t w = 0; w * 32 < block->fibers.size(); ++w) open_warp_barriers(w);
+    open_part_barriers();
     bool ready = false;
     for (const Fiber& fiber : block->fibers) ready = ready || fiber.state == State::kReady;
     if (!ready && waits_for_cluster()) return;
@@ -267,6 +295,25 @@ unsigned lane() { return static_cast<unsigned>(block->running % 32); }
 void block_barrier() {
   block->fibers[block->running].state = State::kAtBlockBarrier;
   to_scheduler();
+}
+
+void part_barrier(unsigned number, unsigned threads) {
+  if (number == 0 || number > 15 || threads == 0 || threads % 32 != 0)
+    die("a part's barrier has a number from 1 to 15 and whole warps");
+  Fiber& fiber = block->fibers[block->running];
+  fiber.state = State::kAtPartBarrier;
+  fiber.part = number;
+  fiber.threads = threads;
+  to_scheduler();
+}
+
+void prefetched(const void* global, uint32_t bytes) {
+  if (bytes == 0 || bytes % 16 != 0 || reinterpret_cast<uintptr_t>(global) % 16 != 0)
+    die("what is fetched ahead starts and ends at a multiple of 16 bytes");
+  const volatile auto* byte = static_cast<const volatile unsigned char*>(global);
+  static_cast<void>(byte[0]);
+  static_cast<void>(byte[bytes - 1]);
+  if (prefetches != nullptr) prefetches->emplace_back(global, bytes);
 }
 
 void warp_barrier(unsigned mask) {

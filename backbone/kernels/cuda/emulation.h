@@ -11,6 +11,8 @@
 #include <cstring>
 #include <functional>
 #include <type_traits>
+#include <utility>
+#include <vector>
 
 #include <cuda_runtime_api.h>
 #include <vector_functions.h>
@@ -59,6 +61,11 @@ void* shared_of(unsigned rank, const void* mine);  // the same place in a peer's
 void* shared_memory();  // of the running block, 128-byte aligned, filled with a pattern at its
                         // start
 void block_barrier();
+void part_barrier(unsigned number, unsigned threads);
+/// What a kernel asks to be fetched ahead: read at both ends, so that AddressSanitizer sees it, and
+/// written down where `prefetches` says.
+void prefetched(const void* global, uint32_t bytes);
+inline std::vector<std::pair<const void*, uint32_t>>* prefetches = nullptr;
 /// Every lane of `mask` (live ones) gives up to 64 bytes; returns when all have, with the address
 /// of the warp's 32 slots of 64 bytes, valid until release().
 const unsigned char* exchange(unsigned mask, const void* mine, size_t bytes);
@@ -98,6 +105,9 @@ inline void cluster_sync() { emulation::cluster_barrier(); }
 template <typename T>
 T* cluster_peer(T* shared, unsigned rank) {
   return static_cast<T*>(emulation::shared_of(rank, shared));
+}
+inline void part_barrier(unsigned number, unsigned threads) {
+  emulation::part_barrier(number, threads);
 }
 inline bool has_clusters() { return true; }
 inline size_t shared_memory_limit() { return size_t{227} << 10; }

@@ -126,6 +126,12 @@ EM_DEVICE T* cluster_peer(T* shared, unsigned rank) {
 #endif
 }
 
+/// Barrier of `threads` threads (whole warps) of the block, the same in all of them; `number` 1 to
+/// 15 tells apart those that meet at the same time.
+EM_DEVICE void part_barrier(unsigned number, unsigned threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+}
+
 /// Bytes of shared memory that a block can have on the current device, static ones included.
 inline size_t shared_memory_limit() {
   int device = 0, bytes = 0;

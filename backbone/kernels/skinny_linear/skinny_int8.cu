@@ -4,12 +4,12 @@
 namespace euromodal {
 
 cudaError_t skinny_linear_int8(const SkinnyLinearArgs& a, cudaStream_t stream) {
-  using skinny::launch_integers;
+  using skinny::launch_shaped;
   if (a.group == 32)
-    return a.zero == nullptr ? launch_integers<WidenInt8<32, false>>(a, stream)
-                             : launch_integers<WidenInt8<32, true>>(a, stream);
-  return a.zero == nullptr ? launch_integers<WidenInt8<128, false>>(a, stream)
-                           : launch_integers<WidenInt8<128, true>>(a, stream);
+    return a.zero == nullptr ? launch_shaped<WidenInt8<32, false>>(a, stream)
+                             : launch_shaped<WidenInt8<32, true>>(a, stream);
+  return a.zero == nullptr ? launch_shaped<WidenInt8<128, false>>(a, stream)
+                           : launch_shaped<WidenInt8<128, true>>(a, stream);
 }
 
 }  // namespace euromodal

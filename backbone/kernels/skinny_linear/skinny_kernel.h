@@ -1,252 +1,210 @@
 // skinny_kernel.h — the kernel of skinny_linear and its launch, for one form of weights W
-// (widen.h). Stage s belongs to warp s % 8 whatever M is, and the warps' sums are added in order:
-// hence the same bits for every M. Blocks stay and walk over row tiles; the loads of the next
-// stages, also of the next tile, are always under way. RT row tiles of 16 rows at once, NT column
-// tiles of 8 rows of x.
+// (widen.h). How the work is cut: skinny_plan.h. The loads of the next stages, also of the next
+// tile, are always under way. NT column tiles of 8 rows of x.
+//
+// One kernel ends and the next begins many times in a step of decoding. So that memory is not idle
+// then, weights are asked for before x is there: the first stages in registers, more of the team's
+// first tile in L2; and when a kernel has asked for its last bytes, the first ones of the next
+// kernel's weight are asked for in L2 (SkinnyAhead).
 #pragma once
 #include "backbone/kernels/skinny_linear/skinny_inputs.h"
+#include "backbone/kernels/skinny_linear/skinny_output.h"
 
 namespace euromodal::skinny {
 
-constexpr int kMaxShared = 226 * 1024;
-
-// The sums of all warps for one output.
-template <int RT, int NT>
-EM_DEVICE float total(const float* sums, int j, int r, int m) {
-  const int lane = (r % 8) * 4 + (m % 8) / 2, reg = (r / 8) * 2 + m % 2;
-  float out = 0.0F;
-#pragma unroll
-  for (int w = 0; w < kWarps / 2; ++w)
-    out += sums[((w * RT + j) * NT + m / 8) * 128 + reg * 32 + lane];
-  return out;
+/// More of the team's first tile than the registers hold.
+template <bool kSwiglu, int kDepth>
+EM_DEVICE void fetch_own_ahead(const Plan& p, int tile, int thread) {
+  if (p.own_ahead == 0 || tile >= p.tiles || thread >= 16) return;
+  constexpr int kInRegisters = kDepth * kWarps * kUnits * static_cast<int>(kSkinnyUnit);
+  const int64_t row = row_of<kSwiglu>(p, tile, thread);
+  if (thread > 0 && row == row_of<kSwiglu>(p, tile, thread - 1)) return;  // behind the last one
+  prefetch_l2(static_cast<const unsigned char*>(p.a.weight_NK) +
+                  row * p.units * static_cast<int64_t>(kSkinnyUnit) + kInRegisters,
+              static_cast<uint32_t>(p.own_ahead));
+  if (p.scale_bytes > 0)
+    prefetch_l2(static_cast<const unsigned char*>(p.a.scale) + row * p.scale_bytes,
+                static_cast<uint32_t>(p.scale_bytes));
 }
 
-template <typename W, int RT, int NT, bool kSwiglu>
-EM_DEVICE void write_tile(const Plan& p, int tile, const float* sums) {
-  constexpr int kTiles = kSwiglu ? RT / 2 : RT;
-  const int64_t outputs = kSwiglu ? p.a.N / 2 : p.a.N;
-  const auto finished = [&](int j, int r, int m, int64_t row) {
-    float v = total<RT, NT>(sums, j, r, m);
-    if constexpr (W::kGroup == 0)
-      if (p.a.scale != nullptr) v *= static_cast<const float*>(p.a.scale)[row];
-    if (p.a.bias_N != nullptr) v += to_float(static_cast<const Bf16*>(p.a.bias_N)[row]);
-    return to_float(from_float<Bf16>(v));
+/// The team's part of what the next kernel will read first.
+EM_DEVICE void fetch_next(const Plan& p, int slot, int thread) {
+  const SkinnyAhead& next = p.a.ahead;
+  const auto ask = [&](int64_t row) {
+    prefetch_l2(static_cast<const unsigned char*>(next.weight) + row * next.stride,
+                static_cast<uint32_t>(next.bytes));
+    if (next.scale != nullptr)
+      prefetch_l2(static_cast<const unsigned char*>(next.scale) + row * next.scale_bytes,
+                  static_cast<uint32_t>(next.scale_bytes));
   };
-  for (int i = threadIdx.x; i < kTiles * 16 * static_cast<int>(p.a.M); i += kThreads) {
-    const int r = i % 16, j = i / 16 % kTiles, m = i / (16 * kTiles);
-    const int64_t row = (static_cast<int64_t>(tile) * kTiles + j) * 16 + r;
-    if (row >= outputs) continue;
-    float v = finished(j, r, m, row);
-    if constexpr (kSwiglu) {
-      const float up = finished(j + kTiles, r, m, row + outputs);
-      const float silu = to_float(from_float<Bf16>(v / (1.0F + __expf(-v))));
-      v = to_float(from_float<Bf16>(silu * up));
-    }
-    const int64_t at = m * outputs + row;
-    if (p.a.residual_MN != nullptr)
-      v = to_float(from_float<Bf16>(v + to_float(static_cast<const Bf16*>(p.a.residual_MN)[at])));
-    if (p.a.y_type == DType::kF32) {
-      static_cast<float*>(p.a.y_MN)[at] = v;
-    } else {
-      static_cast<Bf16*>(p.a.y_MN)[at] = from_float<Bf16>(v);
-    }
+  const int64_t begin = static_cast<int64_t>(slot) * p.next_rows, end = begin + p.next_rows;
+  for (int64_t row = begin + thread; row < next.rows && row < end; row += kTeamThreads) {
+    ask(row);
+    if (next.second > 0) ask(row + next.second);
   }
 }
 
-template <typename W, int RT, int NT, bool kSwiglu, int kDepth, int kBlocks>
-__global__ void __launch_bounds__(kThreads, kBlocks) skinny_kernel(const __grid_constant__ Plan p) {
+template <typename W, int NT, bool kSwiglu, bool kEven, int kDepth, int kTeams>
+__global__ void __launch_bounds__(kTeams* kTeamThreads, 1)
+    skinny_kernel(const __grid_constant__ Plan p) {
   EM_DYNAMIC_SHARED(unsigned char, shared);
-  constexpr int kSums = kWarps / 2 * RT * NT * 128;
-  float* sums = reinterpret_cast<float*>(shared);
-  float* inv_M = sums + kSums;   // [16]
-  float* parts_M8 = inv_M + 16;  // [16, 8]
+  constexpr int kTileSums = NT * 128, kSums = kWarps / 2 * kTileSums;
+  float* inv_M = reinterpret_cast<float*>(shared) + kTeams * kSums;  // [16]
+  float* parts_M8 = inv_M + 16;                                      // [16, 8]
   Bf16* norm_K = reinterpret_cast<Bf16*>(parts_M8 + 16 * kWarps + 16);
   const bool norm = p.a.norm_weight_K != nullptr;
   unsigned char* x_shared = reinterpret_cast<unsigned char*>(norm_K + (norm ? p.a.K : 0));
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int steps = (p.stages + kWarps - 1) / kWarps;  // of each warp in a tile
-  const bool whole = p.chunk_units >= p.units;
+  const int team = threadIdx.x / kTeamThreads, thread = threadIdx.x % kTeamThreads,
+            warp = thread / 32, lane = threadIdx.x % 32;
+  float* sums = reinterpret_cast<float*>(shared) + team * kSums;
+  // Neighbouring tiles go to different multiprocessors: where they do not come out even, all have
+  // nearly the same number.
+  const int slots = static_cast<int>(gridDim.x) * kTeams;
+  const int slot = team * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
 
-  StageData<W, RT> data[kDepth];
-  int load_tile = blockIdx.x, load_step = 0;
-  const auto load_next = [&](StageData<W, RT>& to) {
-    load_stage<W, RT, kSwiglu>(p, load_tile, load_step * kWarps + warp, to);
-    if (++load_step == steps) {
-      load_step = 0;
-      load_tile += gridDim.x;
-    }
-  };
+  StageData<W> data[kDepth];
+  Reader<W, kSwiglu, kEven> reader;
+  reader.start(p, slot, warp);
 #pragma unroll
-  for (int d = 0; d < kDepth; ++d) load_next(data[d]);
+  for (int d = 0; d < kDepth; ++d) reader.load(p, d, data[d]);
+  reader.advance(p, kDepth, slots, warp);
+  fetch_own_ahead<kSwiglu, kDepth>(p, slot, thread);
   if (norm) {
-    for (int at = threadIdx.x; at < p.a.K / 8; at += kThreads)
+    for (int at = threadIdx.x; at < p.a.K / 8; at += blockDim.x)
       copy_async_16(norm_K + at * 8, static_cast<const Bf16*>(p.a.norm_weight_K) + at * 8);
   }
   release_successor();
   wait_for_predecessor();
-  if (whole) fetch_x<W>(p, 0, p.units, x_shared);
+
+  constexpr int kStepUnits = kWarps * kUnits, kUnitBytes = 4 * W::kElements * 2;
+  const int chunk_bytes = p.chunk_steps * kStepUnits * kUnitBytes;
+  // Chunk c of x, in the buffer whose turn it is; rounded up to whole steps.
+  const auto chunk = [&](int c, int buffer) {
+    const int first = c * p.chunk_steps,
+              steps = p.chunk_steps < p.steps - first ? p.chunk_steps : p.steps - first;
+    return InputPart<W>{first * kStepUnits, steps * kStepUnits, x_shared + buffer * chunk_bytes};
+  };
+  const bool whole = p.chunks == 1;
+  if (whole || p.buffers == 2) fetch_x<W>(p, chunk(0, 0));
   copies_commit();
-  copies_wait<0>();
-  __syncthreads();
-  if (norm && whole)
-    row_scales(p, parts_M8, inv_M,
-               [&](int m, int at) { return load16(x_place(p, x_shared, m, at)); });
-  if (norm && !whole)
+  if (norm) {
+    const InputPart<W> all = chunk(0, 0);
+    if (whole) {
+      copies_wait<0>();
+      __syncthreads();
+    }
     row_scales(p, parts_M8, inv_M, [&](int m, int at) {
-      return load16(static_cast<const Bf16*>(p.a.x_MK) + m * p.a.K + at * 8);
+      return load16(whole ? all.place(p, m, at)
+                          : static_cast<const Bf16*>(p.a.x_MK) + m * p.a.K + at * 8);
     });
-  if (whole) {
-    finish_x<W>(p, 0, p.units, inv_M, norm_K, x_shared);
-    __syncthreads();
   }
 
-  float acc[RT][NT][4] = {};
-  int tile = blockIdx.x, step = 0, chunk_begin = 0;
-  while (tile < p.tiles) {
-#pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
-      if (tile < p.tiles) {  // the same in all threads
-        const int first_unit = (step * kWarps + warp) * kUnits, block_unit = step * kWarps * kUnits;
-        if (!whole && block_unit % p.chunk_units == 0) {
-          __syncthreads();
-          const int left = p.units - block_unit,
-                    count = left < p.chunk_units ? left : p.chunk_units;
-          fetch_x<W>(p, block_unit, count, x_shared);
-          copies_wait<0>();
-          __syncthreads();
-          finish_x<W>(p, block_unit, count, inv_M, norm_K, x_shared);
-          chunk_begin = block_unit;
-          __syncthreads();
+  // Teams whose tiles are done stay as long as x comes in chunks: they help to fetch them.
+  const int rounds = (p.tiles + slots - 1) / slots;
+  float acc[NT][4] = {};
+  int buffer = 0;
+  for (int tile = slot, round = 0; round < rounds; ++round, tile += slots) {
+    const bool mine = tile < p.tiles, last = tile + slots >= p.tiles;
+    for (int c = 0; c < p.chunks; ++c) {
+      const InputPart<W> part = chunk(c, buffer);
+      if (!whole || round == 0) {
+        if (!whole && p.buffers == 1) {
+          __syncthreads();  // all have used the chunk before
+          fetch_x<W>(p, part);
         }
-        multiply_stage<W, RT, NT>(p, data[d], first_unit, chunk_begin, x_shared, acc);
-        load_next(data[d]);
-        if (++step == steps) {
-          // The upper half of the warps give theirs to the lower, those to all.
-          const auto at = [&](int w, int j, int t, int i) -> float& {
-            return sums[((w * RT + j) * NT + t) * 128 + i * 32 + lane];
-          };
-          const auto each = [&](auto&& f) {
-#pragma unroll
-            for (int j = 0; j < RT; ++j) {
-#pragma unroll
-              for (int t = 0; t < NT; ++t) {
-#pragma unroll
-                for (int i = 0; i < 4; ++i) f(j, t, i);
-              }
-            }
-          };
-          __syncthreads();  // the tile before has been written
-          if (warp >= kWarps / 2)
-            each([&](int j, int t, int i) { at(warp - kWarps / 2, j, t, i) = acc[j][t][i]; });
-          __syncthreads();
-          if (warp < kWarps / 2)
-            each([&](int j, int t, int i) { at(warp, j, t, i) += acc[j][t][i]; });
-          each([&](int j, int t, int i) { acc[j][t][i] = 0.0F; });
-          __syncthreads();
-          write_tile<W, RT, NT, kSwiglu>(p, tile, sums);
-          step = 0;
-          tile += gridDim.x;
+        copies_wait<0>();
+        __syncthreads();
+        finish_x<W>(p, part, inv_M, norm_K);
+        if (unfinished<W>(p)) __syncthreads();
+        if (p.buffers == 2) {
+          buffer ^= 1;
+          const int next = c + 1 < p.chunks ? c + 1 : 0;
+          if (next > 0 || round + 1 < rounds) fetch_x<W>(p, chunk(next, buffer));
         }
       }
+      if (!mine) continue;
+      const unsigned char* x[NT];
+#pragma unroll
+      for (int t = 0; t < NT; ++t) {
+        const int n = lane / 4 + 8 * t, m = n < p.a.M ? n : static_cast<int>(p.a.M) - 1;
+        x[t] = part.shared + m * p.x_stride + lane % 4 * 16 + warp * (kUnits * kUnitBytes);
+      }
+      const int steps = part.count / kStepUnits;
+      const bool last_chunk = last && c + 1 == p.chunks;
+#pragma unroll 1
+      for (int s = 0; s < steps; s += kDepth) {
+        if (last_chunk && s + kDepth >= steps && p.next_rows > 0) fetch_next(p, slot, thread);
+#pragma unroll
+        for (int d = 0; d < kDepth; ++d) {
+          if (s + d < steps) multiply_stage<W, NT>(data[d], x, d * kStepUnits * kUnitBytes, acc);
+          reader.load(p, d, data[d]);
+        }
+#pragma unroll
+        for (int t = 0; t < NT; ++t) x[t] += kDepth * kStepUnits * kUnitBytes;
+        reader.advance(p, kDepth, slots, warp);
+      }
     }
+    if (!mine) continue;
+
+    // The upper half of the warps give their sums to the lower, those to all.
+    Output<NT, kSwiglu> output;
+    output.begin(p, tile, thread);
+    float* held = sums + warp % (kWarps / 2) * kTileSums + lane;
+    part_barrier(1 + team, kTeamThreads);  // the tile before has been written
+#pragma unroll
+    for (int half = 1; half >= 0; --half) {
+      if (warp / (kWarps / 2) == half) {
+#pragma unroll
+        for (int t = 0; t < NT; ++t) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            float& sum = held[t * 128 + i * 32];
+            sum = half == 1 ? acc[t][i] : sum + acc[t][i];
+            acc[t][i] = 0.0F;
+          }
+        }
+      }
+      part_barrier(1 + team, kTeamThreads);
+    }
+    output.write(p, sums);
   }
 }
 
-inline int multiprocessors() {
-#if defined(__CUDACC__)
-  int device = 0, count = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
-    return 132;
-  return count;
-#else
-  return 3;  // few, so that emulated blocks walk over several tiles
-#endif
-}
-
-template <typename W, int RT, int NT, bool kSwiglu, int kDepth, int kBlocks>
+template <typename W, int NT, bool kSwiglu, int kDepth, int kTeams>
 cudaError_t launch(const SkinnyLinearArgs& a, cudaStream_t stream) {
   Plan p{};
-  p.a = a;
-  p.blocks = static_cast<int>(skinny_blocks(a.K));
-  p.units =
-      static_cast<int>(W::kElements == 8 ? a.K / 32 : p.blocks * kSkinnyBlock / (4 * W::kElements));
-  p.stages = (p.units + kUnits - 1) / kUnits;
-  constexpr int kRows = 16 * (kSwiglu ? RT / 2 : RT);
-  p.tiles = static_cast<int>(((kSwiglu ? a.N / 2 : a.N) + kRows - 1) / kRows);
-  const int unit_bytes = 4 * W::kElements * 2, step_units = kUnits * kWarps;
-  const int fixed = (kWarps / 2 * RT * NT * 128 + 32 + 16 * kWarps) * 4 +
-                    (a.norm_weight_K != nullptr ? static_cast<int>(a.K) * 2 : 0);
-  if (fixed > kMaxShared / 2) return cudaErrorInvalidValue;
-  int fit = static_cast<int>((kMaxShared - fixed) / a.M - 64) / unit_bytes;
-  if (fit < p.units) {
-    fit = fit / step_units * step_units;
-    // Half of that where it does not all fit, so that two blocks share a multiprocessor.
-    p.chunk_units = fit / 2 >= step_units ? fit / 2 / step_units * step_units : fit;
-    if (p.chunk_units == 0) return cudaErrorInvalidValue;
-  } else {
-    p.chunk_units = (p.units + step_units - 1) / step_units * step_units;
-    fit = p.units;
-  }
-  const int held = p.chunk_units < p.units ? p.chunk_units : p.units;
-  const int row_bytes = held * unit_bytes;
-  p.x_stride = row_bytes + (row_bytes % 128 == 64 ? 0 : 64);
-  const int shared = fixed + static_cast<int>(a.M) * p.x_stride;
-  auto* kernel = &skinny_kernel<W, RT, NT, kSwiglu, kDepth, kBlocks>;
-  cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+  int shared = 0;
+  cudaError_t error = make_plan(a, {kTeams, kDepth}, p, shared);
   if (error != cudaSuccess) return error;
-  int resident = 2;
-#if defined(__CUDACC__)
-  error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, kThreads,
-                                                        static_cast<size_t>(shared));
+  auto* kernel = even(p) ? &skinny_kernel<W, NT, kSwiglu, true, kDepth, kTeams>
+                         : &skinny_kernel<W, NT, kSwiglu, false, kDepth, kTeams>;
+  error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
   if (error != cudaSuccess) return error;
-#endif
-  int grid = multiprocessors() * (resident < 1 ? 1 : resident);
-  if (grid > p.tiles) grid = p.tiles;
+  const int grid = multiprocessors() < p.tiles ? multiprocessors() : p.tiles;
   if (a.dependent)
-    return launch_dependent(kernel, dim3(grid), dim3(kThreads), static_cast<size_t>(shared), stream,
-                            p);
-  EM_LAUNCH(kernel, grid, kThreads, static_cast<size_t>(shared), stream, p);
+    return launch_dependent(kernel, dim3(grid), dim3(kTeams * kTeamThreads),
+                            static_cast<size_t>(shared), stream, p);
+  EM_LAUNCH(kernel, grid, kTeams * kTeamThreads, static_cast<size_t>(shared), stream, p);
   return cudaGetLastError();
 }
 
-// Of `tiles` on all multiprocessors with `blocks` each: work over time, when all take a tile at a
-// time.
-inline double evenness(int64_t tiles, int blocks) {
-  const int64_t slots = static_cast<int64_t>(multiprocessors()) * blocks;
-  const int64_t rounds = (tiles + slots - 1) / slots;
-  return static_cast<double>(tiles) / static_cast<double>(rounds * slots);
+template <typename W, int NT, int kDepth, int kTeams>
+cudaError_t launch(const SkinnyLinearArgs& a, cudaStream_t stream) {
+  return a.epilogue == SkinnyEpilogue::kSwiglu ? launch<W, NT, true, kDepth, kTeams>(a, stream)
+                                               : launch<W, NT, false, kDepth, kTeams>(a, stream);
 }
 
-/// Of integers, whose scales and zero points take registers too: smaller tiles than of floats, and
-/// one block fewer where registers would spill.
+/// In the shape of shape_of().
 template <typename W>
-cudaError_t launch_integers(const SkinnyLinearArgs& a, cudaStream_t stream) {
-  constexpr bool kInt4 = W::kElements == 32;
-  constexpr int kBlocks = kInt4 && (W::kZeros || W::kGroup == 32) ? 1 : 2,
-                kDepth = kInt4 && W::kZeros && W::kGroup == 32 ? 2 : 3;
-  if (a.epilogue == SkinnyEpilogue::kSwiglu) {
-    if (a.M <= 8) return launch<W, 2, 1, true, 2, kBlocks>(a, stream);
-    return launch<W, 2, 2, true, 2, 1>(a, stream);
+cudaError_t launch_shaped(const SkinnyLinearArgs& a, cudaStream_t stream) {
+  constexpr int kDepth = W::kElements == 8 ? 4 : 3;
+  const bool three = shape_of(a).teams == 3, one_column = a.M <= 8;
+  if constexpr (W::kGroup == 0) {
+    if (three) return one_column ? launch<W, 1, 2, 3>(a, stream) : launch<W, 2, 2, 3>(a, stream);
+  } else if constexpr (W::kGroup == 128 && !W::kZeros) {
+    if (three) return launch<W, 1, 2, 3>(a, stream);
   }
-  if (a.M <= 8) return launch<W, 1, 1, false, kDepth, 2>(a, stream);
-  return launch<W, 2, 2, false, 2, 1>(a, stream);
-}
-
-template <typename W>
-cudaError_t launch_floats(const SkinnyLinearArgs& a, cudaStream_t stream) {
-  if (a.epilogue == SkinnyEpilogue::kSwiglu) {
-    if (a.M <= 8) return launch<W, 2, 1, true, 2, 2>(a, stream);
-    return launch<W, 4, 2, true, 2, 1>(a, stream);
-  }
-  if (a.M <= 4) {
-    const int64_t tiles = (a.N + 15) / 16;
-    if (evenness(tiles, 3) > evenness(tiles, 2)) return launch<W, 1, 1, false, 2, 3>(a, stream);
-    return launch<W, 1, 1, false, 4, 2>(a, stream);
-  }
-  if (a.M <= 8) return launch<W, 2, 1, false, 2, 2>(a, stream);
-  return launch<W, 4, 2, false, 2, 1>(a, stream);
+  return one_column ? launch<W, 1, kDepth, 2>(a, stream) : launch<W, 2, kDepth, 2>(a, stream);
 }
 
 }  // namespace euromodal::skinny

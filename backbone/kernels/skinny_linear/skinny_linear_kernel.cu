@@ -11,6 +11,7 @@ bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 bool fits(const SkinnyLinearArgs& a) {
   if (a.M < 0 || a.M > 16 || a.N < 0 || a.K <= 0 || a.N > INT32_MAX || a.K > (1 << 24))
     return false;
+  if (a.N * skinny_row_bytes(a.weight_type, a.K) / 16 > UINT32_MAX) return false;  // Reader::line
   if (a.epilogue == SkinnyEpilogue::kSwiglu && a.N % 2 != 0) return false;
   const bool bf16 = a.weight_type == DType::kBf16,
              integers = a.weight_type == DType::kInt8 || a.weight_type == DType::kInt4;
@@ -22,8 +23,28 @@ bool fits(const SkinnyLinearArgs& a) {
 }  // namespace
 
 cudaError_t skinny_linear_floats(const SkinnyLinearArgs& a, cudaStream_t stream) {
-  return a.weight_type == DType::kBf16 ? skinny::launch_floats<WidenBf16>(a, stream)
-                                       : skinny::launch_floats<WidenFp8>(a, stream);
+  return a.weight_type == DType::kBf16 ? skinny::launch_shaped<WidenBf16>(a, stream)
+                                       : skinny::launch_shaped<WidenFp8>(a, stream);
+}
+
+SkinnyAhead skinny_ahead(const SkinnyLinearArgs& next, int64_t bytes) {
+  SkinnyAhead out;
+  if (next.N == 0 || next.M == 0 || !aligned(next.weight_NK) || !aligned(next.scale)) return out;
+  const skinny::Shape shape = skinny::shape_of(next);
+  const bool swiglu = next.epilogue == SkinnyEpilogue::kSwiglu;
+  const int64_t slots = skinny::slots_of(shape), tiles = skinny::tiles_of(next),
+                outputs = swiglu ? next.N / 2 : next.N,
+                rows = (slots < tiles ? slots : tiles) * skinny::tile_outputs(next);
+  out.weight = next.weight_NK;
+  out.stride = skinny_row_bytes(next.weight_type, next.K);
+  out.second = swiglu ? outputs : 0;
+  out.rows = static_cast<int>(rows < outputs ? rows : outputs);
+  const int64_t each = bytes / (out.rows * (swiglu ? 2 : 1)) / kSkinnyUnit * kSkinnyUnit;
+  out.bytes = static_cast<int>(each < out.stride ? each : out.stride);
+  if (out.bytes <= 0) return SkinnyAhead{};
+  out.scale_bytes = skinny::scale_row_bytes(next);
+  if (out.scale_bytes > 0) out.scale = next.scale;
+  return out;
 }
 
 cudaError_t skinny_linear(const SkinnyLinearArgs& a, cudaStream_t stream) noexcept {

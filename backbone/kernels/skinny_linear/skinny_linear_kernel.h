@@ -14,6 +14,19 @@ namespace euromodal {
 /// and up rounded to bf16 first, as two linears and swiglu() would give.
 enum class SkinnyEpilogue { kNone, kSwiglu };
 
+/// What of a weight its kernel will read first: `bytes` of each of `rows` rows, `stride` bytes
+/// apart, and all scales of these rows; with `second` the same again of the rows from that one on
+/// (SwiGLU). Made by skinny_ahead().
+struct SkinnyAhead {
+  const void *weight = nullptr, *scale = nullptr;  // null: scales that cannot be asked for
+  int64_t stride = 0, second = 0;
+  int rows = 0, bytes = 0, scale_bytes = 0;
+};
+
+/// Bytes that a kernel asks to be brought into L2 before it can multiply, and as much again of the
+/// next one's weight. H100 and H200 have 50 MB of L2.
+inline constexpr int64_t kSkinnyL2Ahead = int64_t{12} << 20;
+
 struct SkinnyLinearArgs {
   const void* x_MK = nullptr;  // bf16
   /// [N, skinny_row_bytes(weight_type, K)]: bf16; e4m3, i8 or 4-bit codes in units. Codes of
@@ -35,8 +48,13 @@ struct SkinnyLinearArgs {
   DType weight_type = DType::kBf16;
   int group = 0;  // int8, int4: inputs that share a scale, 32 or 128
   SkinnyEpilogue epilogue = SkinnyEpilogue::kNone;
-  bool dependent = false;  // may start before its predecessor ends (launch.h)
+  bool dependent = false;             // may start before its predecessor ends (launch.h)
+  int64_t l2_ahead = kSkinnyL2Ahead;  // bytes of this weight; 0: none
+  SkinnyAhead ahead;                  // of the next kernel's weight; default: nothing
 };
+
+/// The first `bytes` that skinny_linear(next) will read, to be asked for by the kernel before it.
+SkinnyAhead skinny_ahead(const SkinnyLinearArgs& next, int64_t bytes = kSkinnyL2Ahead);
 
 /// Products of the codes with x are summed in f32 over a group, then times the scale over the row.
 /// cudaErrorInvalidValue: M above 16, or K no multiple of 8 (bf16: 32). A row's bits depend on no

@@ -87,7 +87,7 @@ struct WidenInt8 {
   // off.
   EM_DEVICE static uint32_t pair(uint32_t v, uint32_t zero) {
     const uint32_t code =
-        subtract_bf16x2((v & 0x007f007fU) | 0x43004300U, (v & 0x00800080U) | 0x43004300U);
+        subtract_bf16x2(and_or(v, 0x007f007fU, 0x43004300U), and_or(v, 0x00800080U, 0x43004300U));
     return kZeros ? subtract_bf16x2(code, zero) : code;
   }
   EM_DEVICE static void step(const uint4& w, int s, uint32_t zero, uint32_t& low, uint32_t& high) {
@@ -105,8 +105,8 @@ struct WidenFp8 {
   EM_DEVICE static void step(const uint4& w, int s, uint32_t /*zero*/, uint32_t& low,
                              uint32_t& high) {
     const uint32_t v = word_of(w, s);
-    low = raise_bf16x2(((v << 4) & 0x07f007f0U) | ((v << 8) & 0x80008000U));
-    high = raise_bf16x2(((v >> 4) & 0x07f007f0U) | (v & 0x80008000U));
+    low = raise_bf16x2(and_or(v << 4, 0x07f007f0U, (v << 8) & 0x80008000U));
+    high = raise_bf16x2(and_or(v >> 4, 0x07f007f0U, v & 0x80008000U));
   }
 };
 
@@ -123,8 +123,8 @@ struct WidenInt4 {
   }
   EM_DEVICE static void step(const uint4& w, int s, uint32_t zero, uint32_t& low, uint32_t& high) {
     const uint32_t v = word_of(w, s / 2) >> (s % 2 == 0 ? 0 : 8);
-    low = subtract_bf16x2((v & 0x000f000fU) | 0x43004300U, zero);
-    high = subtract_bf16x2(((v >> 4) & 0x000f000fU) | 0x43004300U, zero);
+    low = subtract_bf16x2(and_or(v, 0x000f000fU, 0x43004300U), zero);
+    high = subtract_bf16x2(and_or(v >> 4, 0x000f000fU, 0x43004300U), zero);
   }
 };
 

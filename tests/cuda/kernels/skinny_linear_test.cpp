@@ -4,6 +4,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#ifdef EM_EMULATED
+#include "backbone/kernels/cuda/emulation.h"
+#endif
 #include "backbone/kernels/rms_norm/rms_norm_ref.h"
 #include "backbone/kernels/skinny_linear/skinny_layout.h"
 #include "backbone/kernels/skinny_linear/skinny_linear_kernel.h"
@@ -65,7 +68,8 @@ struct Problem {
     return residual.defined() ? y + residual.to(at::kDouble) : y;
   }
 
-  at::Tensor run(int64_t rows, bool in_place = false) const {
+  at::Tensor run(int64_t rows, bool in_place = false,
+                 const std::function<void(SkinnyLinearArgs&)>& change = {}) const {
     const auto of = [](const at::Tensor& t) { return t.defined() ? t : at::zeros({1}, at::kByte); };
     const DeviceBuffer x(x_MK.narrow(0, 0, rows)), w(weight.codes), scale(of(weight.scale)),
         zero(of(weight.zero)), bias(of(bias_N)), norm(of(norm_K)),
@@ -90,6 +94,7 @@ struct Problem {
     args.group = static_cast<int>(weight.form.group);
     args.epilogue = c.swiglu ? SkinnyEpilogue::kSwiglu : SkinnyEpilogue::kNone;
     args.dependent = rows % 2 == 1;
+    if (change) change(args);
     EXPECT_EQ(skinny_linear(args, nullptr), cudaSuccess);
     return in_place ? res.tensor() : y.tensor();
   }
@@ -123,6 +128,11 @@ std::vector<Case> cases() {
   } else {
     out.push_back({16, 16, 8192});                     // x does not fit: in chunks
     out.push_back({16, 16, 8224, true, false, true});  // the last of them broken
+    out.push_back({13, 170, 8192, true, true, true});  // over more tiles than teams
+    out.push_back({9, 40, 8192, false, false, true, true});
+    out.push_back({16, 16, 13312, false, false, true});  // two steps of int4 at a time
+    out.push_back({2, 120, 2048, true, true, true});     // whole steps of all warps
+    out.push_back({10, 72, 4096, true, false, true, true});
   }
   return out;
 }
@@ -169,6 +179,71 @@ TEST_P(SkinnyLinearTest, IsExactToTheRoundingOfItsResult) {
     EXPECT_TRUE(p.run(M).equal(bf16(p.want().to(at::kFloat)).to(at::kFloat))) << M << " x " << K;
   }
 }
+
+#ifdef EM_EMULATED
+// What a kernel asks for ahead of its use lies in the weight, once, and changes no bit.
+TEST_P(SkinnyLinearTest, AsksForBytesThatAreThere) {
+  using Range = std::pair<const void*, uint32_t>;
+  for (const bool swiglu : {false, true}) {
+    const Problem p({3, 130, 4096, false, false, true}, GetParam()),
+        next({3, 220, 4096, false, false, false, swiglu}, GetParam());
+    const auto bytes_of = [](const at::Tensor& x) { return static_cast<int64_t>(x.nbytes()); };
+    const auto inside = [&](const Range& r, const at::Tensor& x) {
+      const auto begin = reinterpret_cast<uintptr_t>(x.const_data_ptr()),
+                 at = reinterpret_cast<uintptr_t>(r.first);
+      return at >= begin && at + r.second <= begin + x.nbytes();
+    };
+    std::vector<Range> asked;
+    const auto run = [&](int64_t own, int64_t ahead) {
+      SkinnyLinearArgs of_next;
+      of_next.weight_NK = next.weight.codes.const_data_ptr();
+      if (next.weight.scale.defined()) of_next.scale = next.weight.scale.const_data_ptr();
+      of_next.M = 3;
+      of_next.N = 220;
+      of_next.K = 4096;
+      of_next.weight_type = GetParam().type;
+      of_next.group = static_cast<int>(GetParam().group);
+      of_next.epilogue = swiglu ? SkinnyEpilogue::kSwiglu : SkinnyEpilogue::kNone;
+      asked.clear();
+      emulation::prefetches = &asked;
+      const at::Tensor y = p.run(3, false, [&](SkinnyLinearArgs& args) {
+        args.l2_ahead = own;
+        args.ahead = skinny_ahead(of_next, ahead);
+      });
+      emulation::prefetches = nullptr;
+      return y;
+    };
+    const at::Tensor plain = run(0, 0);
+    int64_t scales = 0;  // rows of groups are asked for anyway
+    for (const Range& r : asked) scales += r.second;
+    EXPECT_LE(scales, is_integer(GetParam()) ? bytes_of(p.weight.scale) : 0);
+
+    EXPECT_TRUE(run(int64_t{1} << 30, int64_t{1} << 30).equal(plain));
+    std::sort(asked.begin(), asked.end());
+    int64_t of_next_weight = 0, of_next_scales = 0;
+    for (size_t i = 0; i < asked.size(); ++i) {
+      if (inside(asked[i], next.weight.codes)) {
+        of_next_weight += asked[i].second;
+      } else if (is_integer(GetParam()) && inside(asked[i], next.weight.scale)) {
+        of_next_scales += asked[i].second;
+      }
+      if (i > 0) {
+        EXPECT_GE(reinterpret_cast<uintptr_t>(asked[i].first),
+                  reinterpret_cast<uintptr_t>(asked[i - 1].first) + asked[i - 1].second)
+            << "asked for twice";
+      }
+    }
+    // Of the rows that three multiprocessors begin with: whole rows, and their scales.
+    const int64_t row = bytes_of(next.weight.codes) / 220;
+    EXPECT_EQ(of_next_weight % row, 0);
+    EXPECT_GE(of_next_weight, 96 * row);
+    EXPECT_LE(of_next_weight, 220 * row);
+    if (is_integer(GetParam())) {
+      EXPECT_EQ(of_next_scales, of_next_weight / row * (bytes_of(next.weight.scale) / 220));
+    }
+  }
+}
+#endif
 
 TEST_P(SkinnyLinearTest, RefusesWhatItCannotDo) {
   SkinnyLinearArgs args;
