@@ -4,14 +4,16 @@
 // measured in the same run. FILE is written again after every figure.
 //
 //   gpu_model_bench [--shape 22b|9b|1.7b] [--layers N] [--only decode,prefill,train]
-//                   [--keeps none|mlp|layer|"every K"] [--json FILE]
+//                   [--keeps none|mlp|layer|"every K"] [--l2-ahead MB] [--json FILE]
 //
+// --l2-ahead: weights that decoding asks for ahead in L2 (DecoderOptions::l2_ahead).
 // Shares: decode of (weights + cache read per token) / read bandwidth, prefill and training of the
 // bf16 matrix rate (training counts 4 N operations a token: forward, and backward to the inputs).
 #include <chrono>
 #include <cstdio>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -169,7 +171,7 @@ void make_model(Bench& b, const std::string& shape, int64_t layers) {
   b.row("memory", fmt::format("{} layers, weights", c.num_layers), b.memory_gb(), "GB", 0.0);
 }
 
-void decode(Bench& b) {
+void decode(Bench& b, std::optional<int64_t> l2_ahead) {
   const c10::NoGradGuard no_grad;
   const double token_cache =
       2.0 * 2.0 * 128.0 * static_cast<double>(b.config.num_kv_heads * b.config.num_layers);
@@ -179,7 +181,8 @@ void decode(Bench& b) {
     const auto decoder = make_decoder(*b.llama, {.sequences = 16,
                                                  .max_positions = 32768,
                                                  .cache_tokens = 16 * 2304 + 32768,
-                                                 .weights = form});
+                                                 .weights = form,
+                                                 .l2_ahead = l2_ahead});
     const auto weights = static_cast<double>(decoder->weight_bytes());
     const auto measure = [&](int64_t rows, int64_t depth) {
       for (int64_t s = 0; s < rows; ++s)
@@ -291,18 +294,17 @@ void train(Bench& b, const std::string& checkpointing) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string shape = "22b", only = "decode,prefill,train", json, keeps = "none", layers = "0";
-  const std::map<std::string, std::string*> words = {{"--shape", &shape},
-                                                     {"--only", &only},
-                                                     {"--json", &json},
-                                                     {"--keeps", &keeps},
-                                                     {"--layers", &layers}};
+  std::string shape = "22b", only = "decode,prefill,train", json, keeps = "none", layers = "0",
+              l2_ahead;
+  const std::map<std::string, std::string*> words = {
+      {"--shape", &shape}, {"--only", &only},     {"--json", &json},
+      {"--keeps", &keeps}, {"--layers", &layers}, {"--l2-ahead", &l2_ahead}};
   for (int i = 1; i < argc; i += 2) {
     const auto word = words.find(argv[i]);
     if (word == words.end() || i + 1 == argc) {
       fmt::print(stderr,
                  "usage: gpu_model_bench [--shape 22b|9b|1.7b] [--layers N] "
-                 "[--only decode,prefill,train] [--keeps MODE] [--json FILE]\n");
+                 "[--only decode,prefill,train] [--keeps MODE] [--l2-ahead MB] [--json FILE]\n");
       return 2;
     }
     *word->second = argv[i + 1];
@@ -316,7 +318,9 @@ int main(int argc, char** argv) {
     make_model(bench, shape, std::stoll(layers));
     if (wanted("prefill")) prefill(bench);
     if (wanted("train")) train(bench, keeps);
-    if (wanted("decode")) decode(bench);
+    if (wanted("decode"))
+      decode(bench,
+             l2_ahead.empty() ? std::nullopt : std::optional<int64_t>(std::stoll(l2_ahead) << 20));
   } catch (const std::exception& e) {
     fmt::print(stderr, "gpu_model_bench: {}\n", e.what());
     return 1;

@@ -29,12 +29,22 @@
 
 namespace euromodal {
 
+/// Kernels that shall overlap divide a multiprocessor's memory alike, all of it shared: it is
+/// divided anew only when nothing runs there.
+template <typename... Parameters>
+cudaError_t divide_alike(void (*kernel)(Parameters...)) {
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                              cudaSharedmemCarveoutMaxShared);
+}
+
 /// As EM_LAUNCH, but the kernel may begin before its predecessor on the stream has ended: it calls
 /// wait_for_predecessor() before it touches what the predecessor writes (programmatic dependent
 /// launch).
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch_dependent(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
                              cudaStream_t stream, Arguments&&... arguments) {
+  const cudaError_t error = divide_alike(kernel);
+  if (error != cudaSuccess) return error;
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -68,6 +78,8 @@ cudaError_t launch_cluster(void (*kernel)(Parameters...), dim3 grid, dim3 block,
     cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
   }
   if (dependent) {
+    const cudaError_t error = divide_alike(kernel);
+    if (error != cudaSuccess) return error;
     cudaLaunchAttribute& early = attributes[config.numAttrs++];
     early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     early.val.programmaticStreamSerializationAllowed = 1;
