@@ -52,6 +52,7 @@ struct Block {
 };
 
 Block* block = nullptr;
+bool reversed = false;
 std::vector<Block> cluster;  // the running block and its peers, by rank
 ucontext_t scheduler;
 std::vector<void*> stacks;  // kept from launch to launch
@@ -231,6 +232,8 @@ void start_fiber(size_t index, dim3 threads) {
 
 }  // namespace
 
+void reverse_blocks(bool last_first) { reversed = last_first; }
+
 void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
   run_clusters(grid, threads, 1, shared_bytes, body);
 }
@@ -252,24 +255,25 @@ void run_clusters(dim3 grid, dim3 threads, unsigned size, size_t shared_bytes,
   }
   gridDim = grid;
   blockDim = threads;
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; x += size) {
-        for (unsigned rank = 0; rank < size; ++rank) {
-          block = &cluster[rank];
-          block->index = {x + rank, y, z};
-          block->first_stack = rank * count;
-          // Made anew, so that AddressSanitizer knows its end; NaN bytes, so that reads before
-          // writes show.
-          block->shared = std::make_unique<unsigned char[]>(shared_bytes + 128);
-          std::memset(block->shared.get(), 0xff, shared_bytes + 128);
-          const auto address = reinterpret_cast<uintptr_t>(block->shared.get());
-          block->shared_start = block->shared.get() + (128 - address % 128) % 128;
-          for (size_t f = 0; f < count; ++f) start_fiber(f, threads);
-        }
-        run_cluster();
-      }
+  const uint64_t wide = grid.x / size, all = wide * grid.y * grid.z;
+  for (uint64_t i = 0; i < all; ++i) {
+    const uint64_t at = reversed ? all - 1 - i : i;
+    const auto x = static_cast<unsigned>(at % wide) * size,
+               y = static_cast<unsigned>(at / wide % grid.y),
+               z = static_cast<unsigned>(at / wide / grid.y);
+    for (unsigned rank = 0; rank < size; ++rank) {
+      block = &cluster[rank];
+      block->index = {x + rank, y, z};
+      block->first_stack = rank * count;
+      // Made anew, so that AddressSanitizer knows its end; NaN bytes, so that reads before
+      // writes show.
+      block->shared = std::make_unique<unsigned char[]>(shared_bytes + 128);
+      std::memset(block->shared.get(), 0xff, shared_bytes + 128);
+      const auto address = reinterpret_cast<uintptr_t>(block->shared.get());
+      block->shared_start = block->shared.get() + (128 - address % 128) % 128;
+      for (size_t f = 0; f < count; ++f) start_fiber(f, threads);
     }
+    run_cluster();
   }
   cluster.clear();
   block = nullptr;

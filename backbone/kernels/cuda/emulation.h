@@ -49,6 +49,8 @@ constexpr int warpSize = 32;
 
 namespace euromodal::emulation {
 
+/// From now on a grid's last block runs first: for kernels whose blocks must not need each other.
+void reverse_blocks(bool last_first);
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
 /// Blocks of a cluster (along x) run together: each goes on to the cluster's barrier in turn.
 /// Static shared memory is one for all of them: kernels of clusters use the dynamic kind.
