@@ -30,7 +30,9 @@ EM_DEVICE void fetch_x(const Plan& p, const InputPart<W>& part) {
   const int octets = part.there(p), all = part.count * InputPart<W>::kOctets;
   const Bf16* x_K =
       static_cast<const Bf16*>(p.a.x_MK) + int64_t{part.begin} * InputPart<W>::kOctets * 8;
+#pragma unroll 1  // here and below: a kernel begins sooner when its code is short
   for (int m = 0; m < p.a.M; ++m, x_K += p.a.K) {
+#pragma unroll 1
     for (int at = threadIdx.x; at < all; at += blockDim.x) {
       if (at < octets) {
         copy_async_16(part.place(p, m, at), x_K + at * 8);
@@ -54,6 +56,7 @@ EM_DEVICE void row_scales(const Plan& p, float* parts_M8, float* inv_M, F&& load
     const int m = job / kParts, part = job % kParts;
     const int end = (part + 1) * each < vectors ? (part + 1) * each : vectors;
     float sum = 0.0F;
+#pragma unroll 2
     for (int at = part * each + lane; at < end; at += 32) {
       const Vec16<Bf16> v = load(m, at);
 #pragma unroll
@@ -98,8 +101,10 @@ EM_DEVICE void finish_x(const Plan& p, const InputPart<W>& part, const float* in
   if (!unfinished<W>(p)) return;
   const bool norm = p.a.norm_weight_K != nullptr;
   const int octets = part.there(p), begin = part.begin * InputPart<W>::kOctets;
+#pragma unroll 1
   for (int m = 0; m < p.a.M; ++m) {
     const float inv = norm ? inv_M[m] : 1.0F;
+#pragma unroll 1
     for (int at = threadIdx.x; at < octets; at += blockDim.x) {
       auto* place = reinterpret_cast<uint4*>(part.place(p, m, at));
       const uint4 x = *place;

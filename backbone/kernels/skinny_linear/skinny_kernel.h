@@ -38,6 +38,7 @@ EM_DEVICE void fetch_next(const Plan& p, int slot, int thread) {
                   static_cast<uint32_t>(next.scale_bytes));
   };
   const int64_t begin = static_cast<int64_t>(slot) * p.next_rows, end = begin + p.next_rows;
+#pragma unroll 1
   for (int64_t row = begin + thread; row < next.rows && row < end; row += kTeamThreads) {
     ask(row);
     if (next.second > 0) ask(row + next.second);
@@ -70,6 +71,7 @@ __global__ void __launch_bounds__(kTeams* kTeamThreads, 1)
   reader.advance(p, kDepth, slots, warp);
   fetch_own_ahead<kSwiglu, kDepth>(p, slot, thread);
   if (norm) {
+#pragma unroll 1
     for (int at = threadIdx.x; at < p.a.K / 8; at += blockDim.x)
       copy_async_16(norm_K + at * 8, static_cast<const Bf16*>(p.a.norm_weight_K) + at * 8);
   }
