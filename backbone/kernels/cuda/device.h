@@ -170,24 +170,16 @@ EM_DEVICE void copies_wait() {
 #endif
 }
 
-/// d += a b on the tensor cores, one warp: a [16, 16] bf16, b [16, 8] bf16, d [16, 8] f32. With
-/// g = lane / 4, c = lane % 4: a0 = a[g][2c, 2c+1], a1 = a[g+8][..], a2 = a[g][2c+8, 2c+9],
-/// a3 = a[g+8][2c+8, ..]; b0 = b[2c, 2c+1][g], b1 = b[2c+8, 2c+9][g]; d0, d1 = d[g][2c, 2c+1],
-/// d2, d3 = d[g+8][2c, 2c+1]. The lower half of a register is the lower index.
-EM_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-#if defined(__CUDA_ARCH__)
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
-      "{%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#elif !defined(__CUDACC__)
+#if !defined(__CUDACC__)
+/// What mma_bf16 and mma_f16 do, with the float that a 16-bit number stands for.
+template <typename F>
+void mma_on_host(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], F&& wide) {
   const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
   const unsigned char* slots = emulation::exchange(0xffffffffU, mine, sizeof(mine));
   const auto element = [&](unsigned lane, unsigned reg, unsigned half) {
     uint32_t bits = 0;
     std::memcpy(&bits, slots + size_t{64} * lane + size_t{4} * reg, 4);
-    const uint32_t wide = half != 0U ? bits & 0xffff0000U : bits << 16;
-    return __uint_as_float(wide);
+    return wide(half != 0U ? bits >> 16 : bits & 0xffffU);
   };
   const unsigned g = emulation::lane() / 4, c = emulation::lane() % 4;
   for (unsigned i = 0; i < 4; ++i) {
@@ -200,6 +192,37 @@ EM_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&
     d[i] += sum;
   }
   emulation::release(0xffffffffU);
+}
+#endif
+
+/// d += a b on the tensor cores, one warp: a [16, 16] bf16, b [16, 8] bf16, d [16, 8] f32. With
+/// g = lane / 4, c = lane % 4: a0 = a[g][2c, 2c+1], a1 = a[g+8][..], a2 = a[g][2c+8, 2c+9],
+/// a3 = a[g+8][2c+8, ..]; b0 = b[2c, 2c+1][g], b1 = b[2c+8, 2c+9][g]; d0, d1 = d[g][2c, 2c+1],
+/// d2, d3 = d[g+8][2c, 2c+1]. The lower half of a register is the lower index.
+EM_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__)
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif !defined(__CUDACC__)
+  mma_on_host(d, a, b, [](uint32_t bits) { return __uint_as_float(bits << 16); });
+#endif
+}
+
+/// The same of f16 numbers.
+EM_DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+#if defined(__CUDA_ARCH__)
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#elif !defined(__CUDACC__)
+  mma_on_host(d, a, b, [](uint32_t bits) {
+    return to_float(__ushort_as_half(static_cast<unsigned short>(bits)));
+  });
 #endif
 }
 
@@ -289,6 +312,19 @@ EM_DEVICE uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
   const auto high = [](uint32_t v) { return __uint_as_float(v & 0xffff0000U); };
   return pack_bf16x2(low(a) * low(b), high(a) * high(b));
 #endif
+}
+
+/// Two floats as an f16 pair.
+EM_DEVICE uint32_t pack_f16x2(float low, float high) {
+  const __half2_raw pair = __floats2half2_rn(low, high);
+  return static_cast<uint32_t>(pair.x) | (static_cast<uint32_t>(pair.y) << 16);
+}
+
+/// The two e4m3 codes in the lower half of a word as an f16 pair, exact.
+EM_DEVICE uint32_t f16x2_of_fp8x2(uint32_t codes) {
+  const __half2_raw pair =
+      __nv_cvt_fp8x2_to_halfraw2(static_cast<__nv_fp8x2_storage_t>(codes), __NV_E4M3);
+  return static_cast<uint32_t>(pair.x) | (static_cast<uint32_t>(pair.y) << 16);
 }
 
 }  // namespace euromodal

@@ -67,7 +67,7 @@ EM_DEVICE float over_keys_sum(float v) {
 // Rows are lengthened so that the lanes of an access meet other banks.
 template <int N, typename C>
 struct alignas(16) Shared {
-  Bf16 q[kHeads][N + 32];                          // by query_place
+  uint16_t q[kHeads][N + 32];                      // by query_place
   uint4 newest[2][N * C::kBytes / sizeof(uint4)];  // key and value of the step, as in a page
   float o[kWarps][kHeads][N + 4];
   float m[kHeads][kWarps], l[kHeads][kWarps];
@@ -277,20 +277,19 @@ __global__ void __launch_bounds__(kThreads, kResident)
       l[i] = l[i] * keep[i] + s[i] + s[i + 2];
     }
     if (with_newest) replace_values<C>(shared.newest[1], (length - 1) % kKeys, v);
-    const uint32_t p[2] = {transpose_8x8(pack_bf16x2(s[0], s[1])),
-                           transpose_8x8(pack_bf16x2(s[2], s[3]))};
+    const uint32_t p[2] = {transpose_8x8(C::pack(s[0], s[1])), transpose_8x8(C::pack(s[2], s[3]))};
 #pragma unroll
     for (int t = 0; t < kTiles; ++t) {
       constexpr int kTilesPerVector = 16 / C::kBytes / 2;
       const int u = t / kTilesPerVector, e = t % kTilesPerVector * 2;
       const uint32_t f[4] = {
-          pair_keys<C>(v[0][u], v[1][u], e), pair_keys<C>(v[0][u], v[1][u], e + 1),
-          pair_keys<C>(v[2][u], v[3][u], e), pair_keys<C>(v[2][u], v[3][u], e + 1)};
+          C::pair_keys(v[0][u], v[1][u], e), C::pair_keys(v[0][u], v[1][u], e + 1),
+          C::pair_keys(v[2][u], v[3][u], e), C::pair_keys(v[2][u], v[3][u], e + 1)};
       o[t][0] *= keep[0];
       o[t][1] *= keep[1];
       o[t][2] *= keep[0];
       o[t][3] *= keep[1];
-      mma_bf16(o[t], f, p);
+      C::mma(o[t], f, p);
     }
     if (next < end)
       load_values<N, C>(a.v_pages, tile_at<N, C>(a, factors, share, next, next_page), last, v);

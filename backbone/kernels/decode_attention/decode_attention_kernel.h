@@ -21,7 +21,8 @@ struct DecodeAttentionArgs {
   const float* sin_PN = nullptr;
   void* k_pages = nullptr;  // [pages, K, P, N] of one layer; written for qkv_BO alone
   void* v_pages = nullptr;
-  DType kv_type = DType::kBf16;       // or kFp8E4M3 (N = 128): value = stored · scale
+  /// Or kFp8E4M3 (N = 128): value = stored · scale; products are then of f16, queries up to 65504.
+  DType kv_type = DType::kBf16;
   const float* kv_scale_2 = nullptr;  // fp8: of keys, of values
   const int32_t* length_B = nullptr;  // keys of each sequence, on the device; 0: the result is zero
   const int32_t* page_table_BP = nullptr;  // [B, max_pages]

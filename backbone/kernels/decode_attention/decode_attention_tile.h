@@ -19,16 +19,42 @@ namespace {
 
 constexpr int kKeys = 16, kHeads = 8;  // of a tile
 
-// How N numbers of a key lie in a lane: K by kElements (their fragments), V by vectors of 16 bytes.
+// How N numbers of a key lie in a lane: K by kElements (their fragments), V by vectors of 16 bytes;
+// and what the products are of: a cache's own numbers, or, exactly, f16 of fp8.
 template <int N>
 struct Bf16Cache {
-  static constexpr int kBytes = 2, kKVectors = N / 32, kVVectors = N / 64;
-  using Widen = WidenBf16;
+  static constexpr int kBytes = 2, kElements = 8, kKVectors = N / 32, kVVectors = N / 64;
+  /// The fragments of step s (of 16 numbers over 4 lanes) in a lane's 16 bytes of a key.
+  EM_DEVICE static void step(const uint4& w, int s, uint32_t& low, uint32_t& high) {
+    low = s == 0 ? w.x : w.z;
+    high = s == 0 ? w.y : w.w;
+  }
+  /// Number e of the 16 bytes of two keys as a pair.
+  EM_DEVICE static uint32_t pair_keys(const uint4& first, const uint4& second, int e) {
+    return __byte_perm(word_of(first, e / 2), word_of(second, e / 2),
+                       e % 2 == 0 ? 0x5410U : 0x7632U);
+  }
+  EM_DEVICE static uint32_t pack(float low, float high) { return pack_bf16x2(low, high); }
+  EM_DEVICE static void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_bf16(d, a, b);
+  }
 };
 template <int N>
 struct Fp8Cache {
-  static constexpr int kBytes = 1, kKVectors = N / 64, kVVectors = N / 128;
-  using Widen = WidenFp8;
+  static constexpr int kBytes = 1, kElements = 16, kKVectors = N / 64, kVVectors = N / 128;
+  EM_DEVICE static void step(const uint4& w, int s, uint32_t& low, uint32_t& high) {
+    low = f16x2_of_fp8x2(word_of(w, s));
+    high = f16x2_of_fp8x2(word_of(w, s) >> 16);
+  }
+  EM_DEVICE static uint32_t pair_keys(const uint4& first, const uint4& second, int e) {
+    const unsigned at = static_cast<unsigned>(e) % 4;
+    return f16x2_of_fp8x2(
+        __byte_perm(word_of(first, e / 4), word_of(second, e / 4), at | ((at + 4) << 4)));
+  }
+  EM_DEVICE static uint32_t pack(float low, float high) { return pack_f16x2(low, high); }
+  EM_DEVICE static void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+    mma_f16(d, a, b);
+  }
 };
 
 // `last`: the tile's last key that there is. Keys beyond it read it: finite numbers, not used.
@@ -57,62 +83,39 @@ EM_DEVICE void load_values(const void* pages, int64_t at, int last, uint4 (&v)[4
   }
 }
 
-// Number e of the 16 bytes of two keys as a bf16 pair (fp8: not yet raised by 2^120: see raise).
-template <typename C>
-EM_DEVICE uint32_t pair_keys(const uint4& first, const uint4& second, int e) {
-  if constexpr (C::kBytes == 2) {
-    return __byte_perm(word_of(first, e / 2), word_of(second, e / 2),
-                       e % 2 == 0 ? 0x5410U : 0x7632U);
-  } else {
-    const unsigned at = static_cast<unsigned>(e) % 4;
-    // bytes 0 and 2 hold the two codes; then as WidenFp8 does
-    const uint32_t v =
-        __byte_perm(word_of(first, e / 4), word_of(second, e / 4), at | ((at + 4) << 8));
-    return raise_bf16x2(((v << 4) & 0x07f007f0U) | ((v << 8) & 0x80008000U));
-  }
-}
-
-// Where number n of a head's query stands in shared memory: the cache's permutation, and a lane's
-// share of a pair of steps in 16 bytes, which lie beside those of the other lanes.
+// Where number n of a head's query stands in shared memory: a lane's share of a pair of steps in 16
+// bytes, which lie beside those of the other lanes.
 template <typename C>
 EM_DEVICE int query_place(int n) {
-  constexpr int kElements = C::Widen::kElements;
-  const int e = C::Widen::place(n % kElements), lane = n / kElements % 4;
-  return n - n % (4 * kElements) + e / 8 * 32 + lane * 8 + e % 8;
+  const int e = n % C::kElements, lane = n / C::kElements % 4;
+  return n - n % (4 * C::kElements) + e / 8 * 32 + lane * 8 + e % 8;
 }
 
 // Numbers n (even) and n + 1.
 template <typename C>
-EM_DEVICE void place_query(float2 v, int n, Bf16* q) {
-  const uint32_t bits = pack_bf16x2(v.x, v.y);
-  if constexpr (C::kBytes == 2) {  // they stay neighbours
-    *reinterpret_cast<uint32_t*>(q + query_place<C>(n)) = bits;
-  } else {
-    auto* const codes = reinterpret_cast<uint16_t*>(q);
-    codes[query_place<C>(n)] = static_cast<uint16_t>(bits);
-    codes[query_place<C>(n + 1)] = static_cast<uint16_t>(bits >> 16);
-  }
+EM_DEVICE void place_query(float2 v, int n, uint16_t* q) {
+  *reinterpret_cast<uint32_t*>(q + query_place<C>(n)) = C::pack(v.x, v.y);
 }
 
 // Two sums, so that half as many products wait for each other. q: this lane's head.
 template <typename C>
-EM_DEVICE void score_tile(const uint4 (&k)[2][C::kKVectors], const Bf16* q, float (&s)[4]) {
+EM_DEVICE void score_tile(const uint4 (&k)[2][C::kKVectors], const uint16_t* q, float (&s)[4]) {
+  constexpr int kSteps = C::kElements / 4;
   const int c = threadIdx.x % 4;
   float odd[4] = {};
 #pragma unroll
   for (int v = 0; v < C::kKVectors; ++v) {
 #pragma unroll
-    for (int step = 0; step < C::Widen::kSteps; step += 2) {
-      const uint4 words =
-          *reinterpret_cast<const uint4*>(q + (v * C::Widen::kSteps + step) * 16 + c * 8);
+    for (int step = 0; step < kSteps; step += 2) {
+      const uint4 words = *reinterpret_cast<const uint4*>(q + (v * kSteps + step) * 16 + c * 8);
       const uint32_t first[2] = {words.x, words.y}, second[2] = {words.z, words.w};
       uint32_t f[4];
-      C::Widen::step(k[0][v], step, 0, f[0], f[2]);
-      C::Widen::step(k[1][v], step, 0, f[1], f[3]);
-      mma_bf16(s, f, first);
-      C::Widen::step(k[0][v], step + 1, 0, f[0], f[2]);
-      C::Widen::step(k[1][v], step + 1, 0, f[1], f[3]);
-      mma_bf16(odd, f, second);
+      C::step(k[0][v], step, f[0], f[2]);
+      C::step(k[1][v], step, f[1], f[3]);
+      C::mma(s, f, first);
+      C::step(k[0][v], step + 1, f[0], f[2]);
+      C::step(k[1][v], step + 1, f[1], f[3]);
+      C::mma(odd, f, second);
     }
   }
 #pragma unroll
