@@ -64,12 +64,12 @@ EM_DEVICE float over_keys_sum(float v) {
   return v;
 }
 
-// Rows are lengthened so that the lanes of an access meet other banks.
+// Rows are longer than N, so that the lanes of an access meet other banks.
 template <int N, typename C>
 struct alignas(16) Shared {
   uint16_t q[kHeads][N + 32];                      // by query_place
   uint4 newest[2][N * C::kBytes / sizeof(uint4)];  // key and value of the step, as in a page
-  float o[kWarps][kHeads][N + 4];
+  float o[kWarps][kHeads][N + kMostShift];
   float m[kHeads][kWarps], l[kHeads][kWarps];
   bool last;
 };
@@ -219,9 +219,9 @@ __global__ void __launch_bounds__(kThreads, kResident)
   share.b = static_cast<int>(blockIdx.y);
   const int length = share.length = __ldcg(a.length_B + share.b);
   const int split = static_cast<int>(blockIdx.z);  // slowest: blocks that have keys come first
-  const int x = static_cast<int>(blockIdx.x), eighth = quotient(x, factors.of_kv_heads);
-  share.kv_head = x - eighth * static_cast<int>(a.K);
-  share.first = eighth * kHeads;
+  const int x = static_cast<int>(blockIdx.x), octet = quotient(x, factors.of_kv_heads);
+  share.kv_head = x - octet * static_cast<int>(a.K);
+  share.first = octet * kHeads;
   const int heads = share.heads = min(factors.group - share.first, kHeads);
   share.row = share.b * static_cast<int>(a.H) + share.kv_head * factors.group + share.first;
   // A split is whole rounds of the warps; splits beyond the last key are empty.
@@ -306,7 +306,8 @@ __global__ void __launch_bounds__(kThreads, kResident)
     }
 #pragma unroll
     for (int t = 0; t < kTiles; t += 2)
-      *reinterpret_cast<float4*>(&shared.o[warp][2 * c + i][output_number<C>(t, g)]) = {
+      *reinterpret_cast<float4*>(
+          &shared.o[warp][2 * c + i][row_shift<C>(2 * c + i) + output_number<C>(t, g)]) = {
           o[t][i], o[t][i + 2], o[t + 1][i], o[t + 1][i + 2]};
   }
   __syncthreads();
@@ -325,7 +326,9 @@ __global__ void __launch_bounds__(kThreads, kResident)
     for (int w = 0; w < kWarps; ++w) {
       const float factor = exp2_flushed(shared.m[head][w] - highest);
       sum += shared.l[head][w] * factor;
-      add_scaled(value, *reinterpret_cast<const float4*>(&shared.o[w][head][n]), factor);
+      add_scaled(value,
+                 *reinterpret_cast<const float4*>(&shared.o[w][head][row_shift<C>(head) + n]),
+                 factor);
     }
     if (alone) {
       store_output(out, value, sum > 0.0F ? v_scale / sum : 0.0F);
@@ -362,7 +365,8 @@ cudaError_t launch(const DecodeAttentionArgs& a, cudaStream_t stream) {
                         static_cast<float>(kKeys) / static_cast<float>(a.page_size),
                         1.0F / static_cast<float>(a.K), static_cast<int>(a.H / a.K)};
   auto* kernel = &decode_attention_kernel<N, C>;
-  constexpr size_t bytes = sizeof(Shared<N, C>);  // below 48 KiB: nothing to ask for
+  constexpr size_t bytes = sizeof(Shared<N, C>);
+  static_assert(bytes <= size_t{48} << 10, "more must be asked for");
   if (a.dependent) return launch_dependent(kernel, grid, dim3(kThreads), bytes, stream, a, factors);
   EM_LAUNCH(kernel, grid, kThreads, bytes, stream, a, factors);
   return cudaGetLastError();

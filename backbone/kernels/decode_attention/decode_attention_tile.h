@@ -164,5 +164,14 @@ EM_DEVICE int output_number(int tile, int g) {
          tile % kTilesPerVector * 2;
 }
 
+// How far a head's row of outputs is moved along the banks of shared memory: eight lanes (two g,
+// four c) that store 16 bytes each at output_number() of head 2c or 2c + 1 meet no bank twice.
+template <typename C>
+EM_DEVICE int row_shift(int head) {
+  const int c = head / 2;
+  return C::kBytes == 2 ? c % 2 * 4 + c / 2 * 16 : c * 4;
+}
+constexpr int kMostShift = 32;  // a whole turn of the banks
+
 }  // namespace
 }  // namespace euromodal
