@@ -12,13 +12,18 @@
 
 namespace euromodal::skinny {
 
+/// Which row of a team's a thread asks L2 for, so that all warps take part: within one, such
+/// requests go out one after the other.
+EM_DEVICE int row_to_ask_for(int thread) { return thread % 32 * kWarps + thread / 32; }
+
 /// More of the team's first tile than the registers hold.
 template <bool kSwiglu, int kDepth>
 EM_DEVICE void fetch_own_ahead(const Plan& p, int tile, int thread) {
-  if (p.own_ahead == 0 || tile >= p.tiles || thread >= 16) return;
+  const int r = row_to_ask_for(thread);
+  if (p.own_ahead == 0 || tile >= p.tiles || r >= 16) return;
   constexpr int kInRegisters = kDepth * kWarps * kUnits * static_cast<int>(kSkinnyUnit);
-  const int64_t row = row_of<kSwiglu>(p, tile, thread);
-  if (thread > 0 && row == row_of<kSwiglu>(p, tile, thread - 1)) return;  // behind the last one
+  const int64_t row = row_of<kSwiglu>(p, tile, r);
+  if (r > 0 && row == row_of<kSwiglu>(p, tile, r - 1)) return;  // behind the last one
   prefetch_l2(static_cast<const unsigned char*>(p.a.weight_NK) +
                   row * p.units * static_cast<int64_t>(kSkinnyUnit) + kInRegisters,
               static_cast<uint32_t>(p.own_ahead));
@@ -39,7 +44,8 @@ EM_DEVICE void fetch_next(const Plan& p, int slot, int thread) {
   };
   const int64_t begin = static_cast<int64_t>(slot) * p.next_rows, end = begin + p.next_rows;
 #pragma unroll 1
-  for (int64_t row = begin + thread; row < next.rows && row < end; row += kTeamThreads) {
+  for (int64_t row = begin + row_to_ask_for(thread); row < next.rows && row < end;
+       row += kTeamThreads) {
     ask(row);
     if (next.second > 0) ask(row + next.second);
   }
