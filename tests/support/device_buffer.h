@@ -17,6 +17,9 @@
 #include <cuda_runtime_api.h>
 
 #include "core/error.h"
+#if defined(EM_EMULATED)
+#include "backbone/kernels/cuda/observer.h"
+#endif
 
 namespace euromodal::testing_support {
 
@@ -78,14 +81,19 @@ class DeviceBuffer {
 #if defined(EM_EMULATED)
   // Aligned as cudaMalloc's memory, and ending where the tensor ends.
   static void* allocate(size_t bytes) {
+    waits();
     void* p = nullptr;
     check(::posix_memalign(&p, 256, std::max<size_t>(bytes, 1)) == 0, "no memory for {} bytes",
           bytes);
     return p;
   }
   static void release(void* p) { std::free(p); }
+  static void waits() {
+    if (emulation::observer != nullptr) emulation::observer->host_waits();
+  }
   void fill(int byte) const { std::memset(memory_.get(), byte, bytes_); }
   static void copy(void* to, const void* from, size_t bytes, bool /*in*/) {
+    waits();
     std::memcpy(to, from, bytes);
   }
 #else

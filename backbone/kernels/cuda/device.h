@@ -102,6 +102,8 @@ EM_DEVICE unsigned increment_acq_rel(unsigned* p, unsigned limit) {
                : "l"(p), "r"(limit)
                : "memory");
   return old;
+#elif !defined(__CUDACC__)
+  return atomicInc(p, limit, /*acq_rel=*/true);
 #else
   return atomicInc(p, limit);
 #endif
@@ -153,13 +155,15 @@ EM_DEVICE void copy_async_16(void* shared, const void* global) {
 #if defined(__CUDA_ARCH__)
   const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(global) : "memory");
-#else
-  std::memcpy(shared, global, 16);
+#elif !defined(__CUDACC__)
+  emulation::copy_async_16(shared, global);
 #endif
 }
 EM_DEVICE void copies_commit() {
 #if defined(__CUDA_ARCH__)
   asm volatile("cp.async.commit_group;" ::: "memory");
+#elif !defined(__CUDACC__)
+  emulation::copies_commit();
 #endif
 }
 /// At most kPending of this thread's committed groups are still under way afterwards.
@@ -167,33 +171,10 @@ template <int kPending>
 EM_DEVICE void copies_wait() {
 #if defined(__CUDA_ARCH__)
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+#elif !defined(__CUDACC__)
+  emulation::copies_wait(kPending);
 #endif
 }
-
-#if !defined(__CUDACC__)
-/// What mma_bf16 and mma_f16 do, with the float that a 16-bit number stands for.
-template <typename F>
-void mma_on_host(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], F&& wide) {
-  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
-  const unsigned char* slots = emulation::exchange(0xffffffffU, mine, sizeof(mine));
-  const auto element = [&](unsigned lane, unsigned reg, unsigned half) {
-    uint32_t bits = 0;
-    std::memcpy(&bits, slots + size_t{64} * lane + size_t{4} * reg, 4);
-    return wide(half != 0U ? bits >> 16 : bits & 0xffffU);
-  };
-  const unsigned g = emulation::lane() / 4, c = emulation::lane() % 4;
-  for (unsigned i = 0; i < 4; ++i) {
-    const unsigned row = g + (i >= 2 ? 8U : 0U), col = 2 * c + i % 2;
-    float sum = 0.0F;
-    for (unsigned k = 0; k < 16; ++k) {
-      const unsigned from_a = row % 8 * 4 + k % 8 / 2, from_b = col * 4 + k % 8 / 2;
-      sum += element(from_a, row / 8 + 2 * (k / 8), k % 2) * element(from_b, 4 + k / 8, k % 2);
-    }
-    d[i] += sum;
-  }
-  emulation::release(0xffffffffU);
-}
-#endif
 
 /// d += a b on the tensor cores, one warp: a [16, 16] bf16, b [16, 8] bf16, d [16, 8] f32. With
 /// g = lane / 4, c = lane % 4: a0 = a[g][2c, 2c+1], a1 = a[g+8][..], a2 = a[g][2c+8, 2c+9],
@@ -207,7 +188,7 @@ EM_DEVICE void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #elif !defined(__CUDACC__)
-  mma_on_host(d, a, b, [](uint32_t bits) { return __uint_as_float(bits << 16); });
+  emulation::mma(d, a, b, [](uint32_t bits) { return __uint_as_float(bits << 16); });
 #endif
 }
 
@@ -220,7 +201,7 @@ EM_DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #elif !defined(__CUDACC__)
-  mma_on_host(d, a, b, [](uint32_t bits) {
+  emulation::mma(d, a, b, [](uint32_t bits) {
     return to_float(__ushort_as_half(static_cast<unsigned short>(bits)));
   });
 #endif
@@ -246,16 +227,7 @@ EM_DEVICE uint32_t transpose_8x8(uint32_t v) {
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(out) : "r"(v));
   return out;
 #elif !defined(__CUDACC__)
-  const unsigned char* slots = emulation::exchange(0xffffffffU, &v, sizeof(v));
-  const unsigned g = emulation::lane() / 4, c = emulation::lane() % 4;
-  uint32_t out = 0;
-  for (unsigned i = 0; i < 2; ++i) {
-    uint32_t bits = 0;
-    std::memcpy(&bits, slots + size_t{64} * ((2 * c + i) * 4 + g / 2), 4);
-    out |= (g % 2 != 0U ? bits >> 16 : bits & 0xffffU) << (16 * i);
-  }
-  emulation::release(0xffffffffU);
-  return out;
+  return emulation::transpose_8x8(v);
 #else
   return v;
 #endif

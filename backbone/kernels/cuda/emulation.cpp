@@ -28,6 +28,13 @@ enum class State {
   kDone
 };
 
+// Of copy_async_16, which one thread waits for.
+struct Copy {
+  void* shared = nullptr;
+  const void* global = nullptr;
+  const void* place = nullptr;
+};
+
 struct Fiber {
   ucontext_t context{};
   void* stack = nullptr;
@@ -37,6 +44,9 @@ struct Fiber {
   unsigned part = 0;     // number of the part's barrier it waits at
   unsigned threads = 0;  // that meet there
   void* fake_stack = nullptr;
+  bool orders = false;  // at a warp's barrier: __syncwarp, no exchange
+  std::vector<Copy> copies;
+  std::vector<size_t> groups;  // where each committed one ends in `copies`
 };
 
 struct Block {
@@ -105,9 +115,13 @@ void resume(size_t index) {
   Fiber& fiber = block->fibers[index];
   block->running = index;
   threadIdx = fiber.index;
+  if (observer != nullptr)
+    observer->thread_runs(cluster_rank(), index,
+                          {reinterpret_cast<uintptr_t>(fiber.stack), kStack});
   leave_scheduler(fiber.stack);
   ::swapcontext(&scheduler, &fiber.context);
   enter_scheduler();
+  if (observer != nullptr) observer->thread_rests();
 }
 
 // Lets all who wait at the block's barrier go when nobody else is on the way to it.
@@ -116,6 +130,7 @@ void open_block_barrier() {
     if (fiber.state != State::kAtBlockBarrier && fiber.state != State::kDone) return;
   for (Fiber& fiber : block->fibers)
     if (fiber.state == State::kAtBlockBarrier) fiber.state = State::kReady;
+  if (observer != nullptr) observer->block_met(cluster_rank());
 }
 
 void open_warp_barriers(size_t warp) {
@@ -127,13 +142,16 @@ void open_warp_barriers(size_t warp) {
     for (size_t g = first; g < end; ++g) {
       const Fiber& other = block->fibers[g];
       if (((waiting.mask >> (g - first)) & 1U) == 0U || other.state == State::kDone) continue;
-      all = all && other.state == State::kAtWarpBarrier && other.mask == waiting.mask;
+      all = all && other.state == State::kAtWarpBarrier && other.mask == waiting.mask &&
+            other.orders == waiting.orders;
     }
     if (!all) continue;
     const unsigned mask = waiting.mask;
     for (size_t g = first; g < end; ++g)
       if (((mask >> (g - first)) & 1U) != 0U && block->fibers[g].state == State::kAtWarpBarrier)
         block->fibers[g].state = State::kReady;
+    if (observer != nullptr && waiting.orders)
+      observer->warp_met(cluster_rank(), static_cast<unsigned>(warp), mask);
   }
 }
 
@@ -150,8 +168,14 @@ void open_part_barriers() {
     }
     if (there > threads) die("more threads than were told wait at a barrier of a part");
     if (there < threads) continue;
-    for (Fiber& fiber : block->fibers)
-      if (fiber.state == State::kAtPartBarrier && fiber.part == part) fiber.state = State::kReady;
+    uint32_t warps = 0;
+    for (size_t f = 0; f < block->fibers.size(); ++f) {
+      Fiber& fiber = block->fibers[f];
+      if (fiber.state != State::kAtPartBarrier || fiber.part != part) continue;
+      fiber.state = State::kReady;
+      warps |= 1U << (f / 32);
+    }
+    if (observer != nullptr) observer->part_met(cluster_rank(), warps);
   }
 }
 
@@ -203,6 +227,7 @@ void run_cluster() {
         live = true;
       }
     }
+    if (live && observer != nullptr) observer->cluster_met();
   }
 }
 
@@ -234,12 +259,13 @@ void start_fiber(size_t index, dim3 threads) {
 
 void reverse_blocks(bool last_first) { reversed = last_first; }
 
-void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body) {
-  run_clusters(grid, threads, 1, shared_bytes, body);
+void run_grid(dim3 grid, dim3 threads, size_t shared_bytes, const std::function<void()>& body,
+              bool dependent) {
+  run_clusters(grid, threads, 1, shared_bytes, body, dependent);
 }
 
 void run_clusters(dim3 grid, dim3 threads, unsigned size, size_t shared_bytes,
-                  const std::function<void()>& body) {
+                  const std::function<void()>& body, bool dependent) {
   const size_t count = static_cast<size_t>(threads.x) * threads.y * threads.z;
   if (count == 0 || count > 1024) die("a block needs 1 to 1024 threads");
   if (shared_bytes > (size_t{227} << 10)) die("more than 227 KiB of shared memory");
@@ -255,6 +281,9 @@ void run_clusters(dim3 grid, dim3 threads, unsigned size, size_t shared_bytes,
   }
   gridDim = grid;
   blockDim = threads;
+  if (observer != nullptr) observer->launch_begins(dependent);
+  std::vector<uint3> indices(size);
+  std::vector<Range> ranges(size);
   const uint64_t wide = grid.x / size, all = wide * grid.y * grid.z;
   for (uint64_t i = 0; i < all; ++i) {
     const uint64_t at = reversed ? all - 1 - i : i;
@@ -271,12 +300,16 @@ void run_clusters(dim3 grid, dim3 threads, unsigned size, size_t shared_bytes,
       std::memset(block->shared.get(), 0xff, shared_bytes + 128);
       const auto address = reinterpret_cast<uintptr_t>(block->shared.get());
       block->shared_start = block->shared.get() + (128 - address % 128) % 128;
+      indices[rank] = block->index;
+      ranges[rank] = {reinterpret_cast<uintptr_t>(block->shared_start), shared_bytes};
       for (size_t f = 0; f < count; ++f) start_fiber(f, threads);
     }
+    if (observer != nullptr) observer->cluster_begins(indices, ranges, count);
     run_cluster();
   }
   cluster.clear();
   block = nullptr;
+  if (observer != nullptr) observer->launch_ends();
 }
 
 unsigned cluster_rank() { return static_cast<unsigned>(block - cluster.data()); }
@@ -320,23 +353,91 @@ void prefetched(const void* global, uint32_t bytes) {
   if (prefetches != nullptr) prefetches->emplace_back(global, bytes);
 }
 
-void warp_barrier(unsigned mask) {
+// Of one of both kinds: the emulation does not let them meet.
+static void wait_in_warp(unsigned mask, bool orders) {
   Fiber& fiber = block->fibers[block->running];
   if (((mask >> lane()) & 1U) == 0U)
     die("a thread calls a warp function without being in its mask");
   fiber.state = State::kAtWarpBarrier;
   fiber.mask = mask;
+  fiber.orders = orders;
   to_scheduler();
 }
+
+void warp_barrier(unsigned mask) { wait_in_warp(mask, /*orders=*/true); }
 
 const unsigned char* exchange(unsigned mask, const void* mine, size_t bytes) {
   unsigned char* warp = block->slots.data() + block->running / 32 * 32 * 64;
   std::memcpy(warp + size_t{64} * lane(), mine, bytes);
-  warp_barrier(mask);
+  wait_in_warp(mask, /*orders=*/false);
   return warp;
 }
 
-void release(unsigned mask) { warp_barrier(mask); }
+void release(unsigned mask) { wait_in_warp(mask, /*orders=*/false); }
+
+void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float (*wide)(uint32_t)) {
+  const uint32_t mine[6] = {a[0], a[1], a[2], a[3], b[0], b[1]};
+  const unsigned char* slots = exchange(0xffffffffU, mine, sizeof(mine));
+  const auto element = [&](unsigned lane, unsigned reg, unsigned half) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, slots + size_t{64} * lane + size_t{4} * reg, 4);
+    return wide(half != 0U ? bits >> 16 : bits & 0xffffU);
+  };
+  const unsigned g = lane() / 4, c = lane() % 4;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = g + (i >= 2 ? 8U : 0U), col = 2 * c + i % 2;
+    float sum = 0.0F;
+    for (unsigned k = 0; k < 16; ++k) {
+      const unsigned from_a = row % 8 * 4 + k % 8 / 2, from_b = col * 4 + k % 8 / 2;
+      sum += element(from_a, row / 8 + 2 * (k / 8), k % 2) * element(from_b, 4 + k / 8, k % 2);
+    }
+    d[i] += sum;
+  }
+  release(0xffffffffU);
+}
+
+uint32_t transpose_8x8(uint32_t v) {
+  const unsigned char* slots = exchange(0xffffffffU, &v, sizeof(v));
+  const unsigned g = lane() / 4, c = lane() % 4;
+  uint32_t out = 0;
+  for (unsigned i = 0; i < 2; ++i) {
+    uint32_t bits = 0;
+    std::memcpy(&bits, slots + size_t{64} * ((2 * c + i) * 4 + g / 2), 4);
+    out |= (g % 2 != 0U ? bits >> 16 : bits & 0xffffU) << (16 * i);
+  }
+  release(0xffffffffU);
+  return out;
+}
+
+void copy_async_16(void* shared, const void* global) {
+  const void* place = __builtin_return_address(0);
+  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 ||
+      reinterpret_cast<uintptr_t>(global) % 16 != 0)
+    die("an asynchronous copy starts at a multiple of 16 bytes");
+  block->fibers[block->running].copies.push_back({shared, global, place});
+  if (observer != nullptr) observer->copy_begins(shared, global, place);
+  std::memset(shared, 0xff, 16);
+}
+
+void copies_commit() {
+  Fiber& fiber = block->fibers[block->running];
+  fiber.groups.push_back(fiber.copies.size());
+}
+
+void copies_wait(size_t pending) {
+  Fiber& fiber = block->fibers[block->running];
+  if (fiber.groups.size() <= pending) return;
+  const auto done = static_cast<std::ptrdiff_t>(fiber.groups.size() - pending);
+  const size_t end = fiber.groups[static_cast<size_t>(done) - 1];
+  for (size_t i = 0; i < end; ++i) {
+    const Copy& copy = fiber.copies[i];
+    std::memcpy(copy.shared, copy.global, 16);
+    if (observer != nullptr) observer->copy_lands(copy.shared, copy.global, copy.place);
+  }
+  fiber.copies.erase(fiber.copies.begin(), fiber.copies.begin() + static_cast<std::ptrdiff_t>(end));
+  fiber.groups.erase(fiber.groups.begin(), fiber.groups.begin() + done);
+  for (size_t& group : fiber.groups) group -= end;
+}
 
 }  // namespace euromodal::emulation
 

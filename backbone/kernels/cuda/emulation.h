@@ -1,7 +1,8 @@
 // emulation.h — CUDA's execution model on the host, for tests: a .cu file compiled by a host
 // compiler runs its kernels here, block after block, every thread of a block a fiber that yields at
 // barriers and warp exchanges. It finds wrong indices (under AddressSanitizer too), missing
-// elements, divergent barriers (an abort that names them) and wrong arithmetic; not races, and not
+// elements, divergent barriers (an abort that names them), asynchronous copies that are not waited
+// for (their bytes come no sooner) and wrong arithmetic; races where race_check.h watches; not
 // anything about speed.
 //
 // Included by launch.h where __CUDACC__ is not defined. One host thread at a time.
@@ -17,6 +18,8 @@
 #include <cuda_runtime_api.h>
 #include <vector_functions.h>
 #include <vector_types.h>
+
+#include "backbone/kernels/cuda/observer.h"
 
 #undef __shared__
 #undef __launch_bounds__
@@ -51,11 +54,12 @@ namespace euromodal::emulation {
 
 /// From now on a grid's last block runs first: for kernels whose blocks must not need each other.
 void reverse_blocks(bool last_first);
-void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body);
+void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& body,
+              bool dependent = false);
 /// Blocks of a cluster (along x) run together: each goes on to the cluster's barrier in turn.
 /// Static shared memory is one for all of them: kernels of clusters use the dynamic kind.
 void run_clusters(dim3 grid, dim3 block, unsigned size, size_t shared_bytes,
-                  const std::function<void()>& body);
+                  const std::function<void()>& body, bool dependent = false);
 unsigned cluster_rank();
 unsigned cluster_size();
 void cluster_barrier();
@@ -74,9 +78,16 @@ const unsigned char* exchange(unsigned mask, const void* mine, size_t bytes);
 void release(unsigned mask);
 void warp_barrier(unsigned mask);
 unsigned lane();
+/// mma_bf16 and mma_f16 of device.h; `wide`: the float that a 16-bit number stands for.
+void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], float (*wide)(uint32_t));
+uint32_t transpose_8x8(uint32_t v);
+/// NaN bytes until copies_wait of a later commit brings what is meant.
+void copy_async_16(void* shared, const void* global);
+void copies_commit();
+void copies_wait(size_t pending);
 
 template <typename T>
-T shuffle(unsigned mask, T value, unsigned source) {
+EM_UNOBSERVED T shuffle(unsigned mask, T value, unsigned source) {
   static_assert(sizeof(T) <= 64 && std::is_trivially_copyable_v<T>);
   T out;
   std::memcpy(&out, exchange(mask, &value, sizeof(T)) + 64U * (source & 31U), sizeof(T));
@@ -91,14 +102,16 @@ namespace euromodal {
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch_dependent(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared,
                              cudaStream_t /*stream*/, Arguments&&... arguments) {
-  emulation::run_grid(grid, block, shared, [&] { kernel(Parameters(arguments)...); });
+  emulation::run_grid(
+      grid, block, shared, [&] { kernel(Parameters(arguments)...); }, /*dependent=*/true);
   return cudaSuccess;
 }
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch_cluster(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned size,
-                           size_t shared, bool /*dependent*/, cudaStream_t /*stream*/,
+                           size_t shared, bool dependent, cudaStream_t /*stream*/,
                            Arguments&&... arguments) {
-  emulation::run_clusters(grid, block, size, shared, [&] { kernel(Parameters(arguments)...); });
+  emulation::run_clusters(
+      grid, block, size, shared, [&] { kernel(Parameters(arguments)...); }, dependent);
   return cudaSuccess;
 }
 inline unsigned cluster_rank() { return emulation::cluster_rank(); }
@@ -113,15 +126,22 @@ inline void part_barrier(unsigned number, unsigned threads) {
 }
 inline bool has_clusters() { return true; }
 inline size_t shared_memory_limit() { return size_t{227} << 10; }
-inline void wait_for_predecessor() {}
+inline void wait_for_predecessor() {
+  if (emulation::observer != nullptr) emulation::observer->predecessor_waited();
+}
 inline void release_successor() {}
+inline void read_in_vain(const void* p, size_t bytes) {
+  if (emulation::observer != nullptr) emulation::observer->read_in_vain(p, bytes);
+}
 
 }  // namespace euromodal
 
 // ---- the device functions that kernels of this project use ----
 inline void __syncthreads() { euromodal::emulation::block_barrier(); }
 inline void __syncwarp(unsigned mask = 0xffffffffU) { euromodal::emulation::warp_barrier(mask); }
-inline void __threadfence() {}
+inline void __threadfence() {
+  if (euromodal::emulation::observer != nullptr) euromodal::emulation::observer->fence();
+}
 inline void __threadfence_block() {}
 
 template <typename T>
@@ -178,9 +198,12 @@ void __stcg(T* p, T v) {
   *p = v;
 }
 
-// One thread at a time runs: what follows is atomic.
+// One thread at a time runs: what follows is atomic. It orders nothing but with `acq_rel` or a
+// fence.
 template <typename T, typename F>
-T em_update(T* p, F&& next) {
+EM_UNOBSERVED T em_update(T* p, F&& next, bool acq_rel = false) {
+  if (euromodal::emulation::observer != nullptr)
+    euromodal::emulation::observer->atomic(p, sizeof(T), acq_rel, __builtin_return_address(0));
   const T old = *p;
   *p = next(old);
   return old;
@@ -205,8 +228,9 @@ template <typename T>
 T atomicCAS(T* p, T compare, T v) {
   return em_update(p, [&](T old) { return old == compare ? v : old; });
 }
-inline unsigned atomicInc(unsigned* p, unsigned limit) {
-  return em_update(p, [&](unsigned old) { return old >= limit ? 0U : old + 1U; });
+inline unsigned atomicInc(unsigned* p, unsigned limit, bool acq_rel = false) {
+  return em_update(
+      p, [&](unsigned old) { return old >= limit ? 0U : old + 1U; }, acq_rel);
 }
 
 template <typename To, typename From>

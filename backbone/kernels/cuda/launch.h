@@ -160,6 +160,9 @@ EM_DEVICE void wait_for_predecessor() {
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
+/// For the race check of emulated kernels (race_check.h): other threads may read these bytes of
+/// global memory while they are stored, as they do not use what they get.
+EM_DEVICE void read_in_vain(const void* /*p*/, size_t /*bytes*/) {}
 /// The next kernel may start now (it still waits for this one's end before it reads).
 EM_DEVICE void release_successor() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

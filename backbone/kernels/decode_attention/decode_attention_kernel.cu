@@ -134,8 +134,11 @@ EM_DEVICE void take_rows(const DecodeAttentionArgs& a, const Factors& factors, c
         static_cast<Pair<C>*>(row)[(n + kHalf) / 2] = pairs[1];
       };
       put(shared.newest[which]);
-      if (share.first == 0)
-        put(static_cast<unsigned char*>(which == 0 ? a.k_pages : a.v_pages) + home);
+      if (share.first == 0) {
+        auto* row = static_cast<unsigned char*>(which == 0 ? a.k_pages : a.v_pages) + home;
+        read_in_vain(row, N * C::kBytes);
+        put(row);
+      }
     }
   }
   __syncthreads();
