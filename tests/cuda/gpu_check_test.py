@@ -3,6 +3,7 @@ devices, and the table of aims over the figures of 2026-11-26."""
 import importlib.util
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tarfile
@@ -279,6 +280,16 @@ class GpuCheckTest(unittest.TestCase):
         done = subprocess.run([sys.executable, SCRIPT, "--only", "kernel"], capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 2)
         self.assertIn("there is no step kernel; the steps are kernels", done.stderr)
+
+    def test_the_bundles_environment(self):
+        self.program("env.sh", runpy.run_path(os.path.join(os.path.dirname(SCRIPT), "bundle"))["ENV"])
+        self.program("torch/lib/libtorch_cuda.so", "")   # no folders of CUDA's libraries beside it
+        self.assertEqual(self.check("--only", "operators", LIBTORCH_ROOT=os.path.join(self.folder, "torch")), 0)
+        done = subprocess.run([sys.executable, SCRIPT, "--bundle", self.folder, "--out", self.out + "2"], capture_output=True, text=True, check=False,
+                              env={**os.environ, "LIBTORCH_ROOT": "/nowhere"})
+        self.assertEqual((done.returncode, done.stdout, os.path.exists(self.out + "2")), (1, "", False))
+        self.assertIn("no LibTorch for CUDA in '/nowhere'", done.stderr)
+        self.assertNotIn("Traceback", done.stderr)
 
     def test_without_a_bundle(self):
         done = subprocess.run([sys.executable, SCRIPT, "--bundle", "/nowhere"], capture_output=True, text=True, check=False)
