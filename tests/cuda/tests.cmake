@@ -53,30 +53,36 @@ function(euromodal_kernel_test name)
   add_test(NAME ${name} COMMAND ${name} ${A_ONLY} WORKING_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   set_tests_properties(${name} PROPERTIES LABELS cuda)
 endfunction()
-euromodal_kernel_test(tests_kernels_emulated LINK em_cuda_emulated)
 # Glue that needs nothing of LibTorch's CUDA half, over the emulated kernels.
-target_sources(tests_kernels_emulated PRIVATE ${CMAKE_SOURCE_DIR}/backbone/cuda/decode_weights.cpp ${CMAKE_SOURCE_DIR}/backbone/cuda/device_sampler.cpp
+set(glue ${CMAKE_SOURCE_DIR}/backbone/cuda/decode_weights.cpp ${CMAKE_SOURCE_DIR}/backbone/cuda/device_sampler.cpp
   ${CMAKE_SOURCE_DIR}/backbone/cuda/media_launch.cpp ${CMAKE_SOURCE_DIR}/backbone/cuda/paged_cache.cpp ${CMAKE_SOURCE_DIR}/backbone/cuda/slot_decoder.cpp
   ${CMAKE_CURRENT_LIST_DIR}/emulated/decode_weights_test.cpp ${CMAKE_CURRENT_LIST_DIR}/emulated/sampled_decoding_test.cpp
   ${CMAKE_CURRENT_LIST_DIR}/emulated/device_preprocess_test.cpp
   ${CMAKE_CURRENT_LIST_DIR}/emulated/slot_decoder_test.cpp)
-target_compile_definitions(tests_kernels_emulated PRIVATE EM_EMULATED EM_GOLDENS_DIR="${CMAKE_SOURCE_DIR}/tests/backbone/goldens")
+function(euromodal_emulated_test name)
+  euromodal_kernel_test(${name} ${ARGN})
+  target_sources(${name} PRIVATE ${glue})
+  target_compile_definitions(${name} PRIVATE EM_EMULATED EM_GOLDENS_DIR="${CMAKE_SOURCE_DIR}/tests/backbone/goldens")
+endfunction()
+euromodal_emulated_test(tests_kernels_emulated LINK em_cuda_emulated)
 # The same tests watched for races (backbone/kernels/cuda/race_check.h). The compiler's -fsanitize=thread tells of each access; its library is not linked.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT EUROMODAL_SANITIZE)
   set(watched -fsanitize=thread --param=tsan-instrument-func-entry-exit=0)
   euromodal_emulated_kernels(em_cuda_watched ${emulated})
   target_compile_options(em_cuda_watched PRIVATE ${watched})
-  # Three of the forms of weights have each kind of code; the program by itself runs all.
+  # Short: three of the forms of weights have each kind of code, two tests of the decoder all kernels of a step one after the other. The program by itself runs all.
   set(forms float8 int8 int8_asym int8_g32 int4_asym int4_g32 int4_g32_asym)
   list(TRANSFORM forms PREPEND "*SkinnyLinear*/")
-  list(JOIN forms ":" forms)
-  euromodal_kernel_test(tests_kernels_races LINK em_cuda_watched ONLY "-${forms}")
+  set(decoder StepsAreThoseOfTheModel ModelsInCodes* PromptsInPieces* ReusedBeginnings* ABatch* AnAnswer* KeptPages*)
+  list(TRANSFORM decoder PREPEND "SlotDecoderTest.")
+  set(long ${forms} ${decoder} *AsksForBytesThatAreThere* DecodeWeightsTest.* SampledDecodingTest.* DevicePreprocessTest.*)
+  list(JOIN long ":" long)
+  euromodal_emulated_test(tests_kernels_races LINK em_cuda_watched ONLY "-${long}")
   list(TRANSFORM emulation REPLACE "emulation.cpp" "race_check.cpp" OUTPUT_VARIABLE race_check)
   list(TRANSFORM emulation REPLACE "emulation.cpp" "race_clocks.cpp" OUTPUT_VARIABLE race_clocks)
   target_sources(tests_kernels_races PRIVATE ${emulation} ${race_check} ${race_clocks} ${CMAKE_CURRENT_LIST_DIR}/races/race_check_test.cpp
     ${CMAKE_CURRENT_LIST_DIR}/races/racy_kernels.cpp ${CMAKE_CURRENT_LIST_DIR}/races/watch.cpp)
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/races/racy_kernels.cpp PROPERTIES COMPILE_OPTIONS "${watched}" SKIP_PRECOMPILE_HEADERS ON)
-  target_compile_definitions(tests_kernels_races PRIVATE EM_EMULATED)
 endif()
 # A stand-in for a GPU (tests/support/fake_gpu.h): models and training steps as on `--device cuda`, counting what makes the host wait.
 file(GLOB fake_tests CONFIGURE_DEPENDS ${CMAKE_CURRENT_LIST_DIR}/fake/*_test.cpp)

@@ -92,6 +92,7 @@ void enter_scheduler() {}
 [[noreturn]] void die(const char* text) {
   std::fprintf(stderr, "emulated kernel: %s (block %u,%u,%u)\n", text, blockIdx.x, blockIdx.y,
                blockIdx.z);
+  if (observer != nullptr) observer->dies();
   std::abort();
 }
 

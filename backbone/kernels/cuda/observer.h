@@ -23,6 +23,8 @@ struct Observer {
   /// `dependent`: may begin before the launch before it has ended.
   virtual void launch_begins(bool dependent) = 0;
   virtual void launch_ends() = 0;
+  /// The emulation ends the program.
+  virtual void dies() = 0;
   /// The host has waited for the device, or memory has been made anew.
   virtual void host_waits() = 0;
   /// Blocks that run together, by rank: index and dynamic shared memory.

@@ -54,6 +54,9 @@ class RaceCheck final : public Observer {
     if (threads_ > 0 && dependent_ && !clocks_.waited())
       found("a dependent launch of which no thread waits for its predecessor", {}, {}, 0);
   }
+  void dies() override {
+    for (const std::string& finding : findings_) std::fprintf(stderr, "%s\n", finding.c_str());
+  }
   void host_waits() override { clocks_.host_waits(); }
   void cluster_begins(const std::vector<uint3>& index, const std::vector<Range>& shared,
                       size_t threads) override {
