@@ -1,5 +1,6 @@
-// emulation.cpp — see emulation.h. Fibers by ucontext; the scheduler resumes every runnable thread
-// of the block in order and stops with a message when none can go on.
+// emulation.cpp — see emulation.h. The scheduler resumes every runnable thread of the block in
+// order and stops with a message when none can go on.
+#undef _FORTIFY_SOURCE  // its longjmp stays on one stack
 #include "backbone/kernels/cuda/emulation.h"
 
 #include <cstdio>
@@ -8,16 +9,11 @@
 #include <vector>
 
 #include <sys/mman.h>
-#include <ucontext.h>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#endif
+#include "backbone/kernels/cuda/fibers.h"
 
 namespace euromodal::emulation {
 namespace {
-
-constexpr size_t kStack = size_t{256} << 10;
 
 enum class State {
   kReady,
@@ -36,7 +32,7 @@ struct Copy {
 };
 
 struct Fiber {
-  ucontext_t context{};
+  Place place;
   void* stack = nullptr;
   uint3 index{};
   State state = State::kReady;
@@ -64,30 +60,8 @@ struct Block {
 Block* block = nullptr;
 bool reversed = false;
 std::vector<Block> cluster;  // the running block and its peers, by rank
-ucontext_t scheduler;
+Place scheduler;
 std::vector<void*> stacks;  // kept from launch to launch
-
-// AddressSanitizer follows a change of stack only when told before and after it.
-#if defined(__SANITIZE_ADDRESS__)
-void* scheduler_fake_stack = nullptr;
-const void* scheduler_stack = nullptr;
-size_t scheduler_stack_size = 0;
-void leave_fiber(void** fake) {
-  __sanitizer_start_switch_fiber(fake, scheduler_stack, scheduler_stack_size);
-}
-void enter_fiber(void* fake) {
-  __sanitizer_finish_switch_fiber(fake, &scheduler_stack, &scheduler_stack_size);
-}
-void leave_scheduler(void* stack) {
-  __sanitizer_start_switch_fiber(&scheduler_fake_stack, stack, kStack);
-}
-void enter_scheduler() { __sanitizer_finish_switch_fiber(scheduler_fake_stack, nullptr, nullptr); }
-#else
-void leave_fiber(void** /*fake*/) {}
-void enter_fiber(void* /*fake*/) {}
-void leave_scheduler(void* /*stack*/) {}
-void enter_scheduler() {}
-#endif
 
 [[noreturn]] void die(const char* text) {
   std::fprintf(stderr, "emulated kernel: %s (block %u,%u,%u)\n", text, blockIdx.x, blockIdx.y,
@@ -99,7 +73,7 @@ void enter_scheduler() {}
 void to_scheduler() {
   const size_t me = block->running;
   leave_fiber(&block->fibers[me].fake_stack);
-  ::swapcontext(&block->fibers[me].context, &scheduler);
+  jump(block->fibers[me].place, scheduler);
   enter_fiber(block->fibers[me].fake_stack);
 }
 
@@ -109,7 +83,7 @@ void fiber_main() {
   Fiber& fiber = block->fibers[block->running];
   fiber.state = State::kDone;
   leave_fiber(nullptr);  // its stack is not needed any more
-  ::swapcontext(&fiber.context, &scheduler);
+  jump(fiber.place, scheduler);
 }
 
 void resume(size_t index) {
@@ -120,7 +94,7 @@ void resume(size_t index) {
     observer->thread_runs(cluster_rank(), index,
                           {reinterpret_cast<uintptr_t>(fiber.stack), kStack});
   leave_scheduler(fiber.stack);
-  ::swapcontext(&scheduler, &fiber.context);
+  jump(scheduler, fiber.place);
   enter_scheduler();
   if (observer != nullptr) observer->thread_rests();
 }
@@ -249,11 +223,11 @@ void start_fiber(size_t index, dim3 threads) {
                  static_cast<unsigned>(index / threads.x % threads.y),
                  static_cast<unsigned>(index / threads.x / threads.y)};
   fiber.stack = stack_of(block->first_stack + index);
-  ::getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack;
-  fiber.context.uc_stack.ss_size = kStack;
-  fiber.context.uc_link = nullptr;
-  ::makecontext(&fiber.context, &fiber_main, 0);
+  ::getcontext(&fiber.place.context);
+  fiber.place.context.uc_stack.ss_sp = fiber.stack;
+  fiber.place.context.uc_stack.ss_size = kStack;
+  fiber.place.context.uc_link = nullptr;
+  ::makecontext(&fiber.place.context, &fiber_main, 0);
 }
 
 }  // namespace
