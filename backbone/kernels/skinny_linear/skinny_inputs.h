@@ -44,8 +44,8 @@ EM_DEVICE void fetch_x(const Plan& p, const InputPart<W>& part) {
   copies_commit();
 }
 
-/// 1 / rms of each row: eighths of rows for a warp each, whose sums are added in order. `load(m,
-/// at)`: 16 bytes.
+/// 1 / rms of each row, there for all behind the next barrier: eighths of rows for a warp each,
+/// whose sums are added in order. `load(m, at)`: 16 bytes.
 template <typename F>
 EM_DEVICE void row_scales(const Plan& p, float* parts_M8, float* inv_M, F&& load) {
   constexpr int kParts = 8;
@@ -71,7 +71,6 @@ EM_DEVICE void row_scales(const Plan& p, float* parts_M8, float* inv_M, F&& load
     for (int i = 0; i < kParts; ++i) sum += parts_M8[threadIdx.x * kParts + i];
     inv_M[threadIdx.x] = rsqrtf(sum / static_cast<float>(p.a.K) + p.a.norm_eps);
   }
-  __syncthreads();
 }
 
 /// Does finish_x change anything? The same in all threads.
