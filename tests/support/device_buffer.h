@@ -40,6 +40,13 @@ inline bool small_sizes() {
   return kEmulated || (asked != nullptr && asked[0] == '1');
 }
 
+/// Tensors of more than 2^31 elements: on a GPU; emulated when EUROMODAL_LARGE_TESTS=1 asks for it
+/// (minutes, and the memory that the test names).
+inline bool large_sizes() {
+  const char* asked = std::getenv("EUROMODAL_LARGE_TESTS");  // NOLINT(concurrency-mt-unsafe)
+  return kEmulated ? asked != nullptr && asked[0] == '1' : !small_sizes();
+}
+
 class DeviceBuffer {
  public:
   explicit DeviceBuffer(const at::Tensor& cpu) : DeviceBuffer(cpu.sizes(), cpu.scalar_type()) {
