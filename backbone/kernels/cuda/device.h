@@ -210,7 +210,8 @@ EM_DEVICE void mma_f16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b
 /// The same where d was zero before: d = a b.
 EM_DEVICE void mma_bf16_first(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(__CUDA_ARCH__)
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
       "{%8, %9}, {%10, %10, %10, %10};"
       : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0F));
@@ -254,6 +255,10 @@ EM_DEVICE uint32_t and_or(uint32_t v, uint32_t mask, uint32_t bits) {
 #endif
 }
 
+/// The floats of a bf16 pair.
+EM_DEVICE float low_of_bf16x2(uint32_t pair) { return __uint_as_float(pair << 16); }
+EM_DEVICE float high_of_bf16x2(uint32_t pair) { return __uint_as_float(pair & 0xffff0000U); }
+
 /// Two floats as a bf16 pair, `low` in the lower half.
 EM_DEVICE uint32_t pack_bf16x2(float low, float high) {
 #if defined(__CUDA_ARCH__)
@@ -280,9 +285,7 @@ EM_DEVICE uint32_t multiply_bf16x2(uint32_t a, uint32_t b) {
       : "r"(a), "r"(b));
   return out;
 #else
-  const auto low = [](uint32_t v) { return __uint_as_float(v << 16); };
-  const auto high = [](uint32_t v) { return __uint_as_float(v & 0xffff0000U); };
-  return pack_bf16x2(low(a) * low(b), high(a) * high(b));
+  return pack_bf16x2(low_of_bf16x2(a) * low_of_bf16x2(b), high_of_bf16x2(a) * high_of_bf16x2(b));
 #endif
 }
 

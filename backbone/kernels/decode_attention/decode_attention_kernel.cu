@@ -77,7 +77,7 @@ struct alignas(16) Shared {
 // Two neighbouring numbers.
 EM_DEVICE float2 load_pair(const Bf16* x) {
   const uint32_t bits = __ldcg(reinterpret_cast<const uint32_t*>(x));
-  return {__uint_as_float(bits << 16), __uint_as_float(bits & 0xffff0000U)};
+  return {low_of_bf16x2(bits), high_of_bf16x2(bits)};
 }
 EM_DEVICE void rotate_rounded(float& first, float& second, float cos, float sin) {
   const RotatedPair turned = rotate_pair(first, second, cos, sin);

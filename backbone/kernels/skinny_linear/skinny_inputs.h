@@ -113,9 +113,8 @@ EM_DEVICE void finish_x(const Plan& p, const InputPart<W>& part, const float* in
         const uint32_t weight[4] = {w.x, w.y, w.z, w.w};
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-          pair[i] = multiply_bf16x2(pack_bf16x2(__uint_as_float(pair[i] << 16) * inv,
-                                                __uint_as_float(pair[i] & 0xffff0000U) * inv),
-                                    weight[i]);
+          pair[i] = multiply_bf16x2(
+              pack_bf16x2(low_of_bf16x2(pair[i]) * inv, high_of_bf16x2(pair[i]) * inv), weight[i]);
       }
       *place = uint4{placed_pair<W>(pair, 0), placed_pair<W>(pair, 1), placed_pair<W>(pair, 2),
                      placed_pair<W>(pair, 3)};

@@ -76,7 +76,7 @@ inline bool may_have_three_teams(const SkinnyLinearArgs& a) {
   return a.group == 0 || (a.group == 128 && a.zero == nullptr && a.M <= 8);
 }
 /// Three teams with less under way each, or two with more: where the tiles come out more evenly.
-/// Depths divide the steps of rows of 6144 inputs.
+/// The depths of two divide the steps of rows of 6144 inputs.
 inline Shape shape_of(const SkinnyLinearArgs& a) {
   const Shape three{3, 2}, two{2, a.weight_type == DType::kBf16 ? 4 : 3};
   const int64_t tiles = tiles_of(a);

@@ -14,30 +14,12 @@ EM_DEVICE uint32_t subtract_bf16x2(uint32_t a, uint32_t b) {
       : "r"(a), "r"(b));
   return out;
 #else
-  const auto half = [](uint32_t x, uint32_t y) {
-    const float d = __uint_as_float(x << 16) - __uint_as_float(y << 16);
-    return __float_as_uint(to_float(from_float<Bf16>(d))) >> 16;
-  };
-  return half(a & 0xffffU, b & 0xffffU) | (half(a >> 16, b >> 16) << 16);
+  return pack_bf16x2(low_of_bf16x2(a) - low_of_bf16x2(b), high_of_bf16x2(a) - high_of_bf16x2(b));
 #endif
 }
 
 /// Times 2^120, exact.
-EM_DEVICE uint32_t raise_bf16x2(uint32_t a) {
-#if defined(__CUDA_ARCH__)
-  uint32_t out;
-  asm("{ .reg .b32 p, z; mov.b32 p, 0x7b807b80; mov.b32 z, 0x80008000; fma.rn.bf16x2 %0, %1, p, z; "
-      "}"
-      : "=r"(out)
-      : "r"(a));
-  return out;
-#else
-  const auto half = [](uint32_t x) {
-    return __float_as_uint(__uint_as_float(x << 16) * 1.329227995784916e36F) >> 16;
-  };
-  return half(a & 0xffffU) | (half(a >> 16) << 16);
-#endif
-}
+EM_DEVICE uint32_t raise_bf16x2(uint32_t a) { return multiply_bf16x2(a, 0x7b807b80U); }
 
 struct WidenBf16 {
   static constexpr int kElements = 8;  // in 16 bytes

@@ -28,6 +28,11 @@ def kernels(path):
         yield re.sub(r"euromodal::|\(anonymous namespace\)::|^void ", "", run("c++filt", name.strip()).strip()), code
 
 
+def signature(name):
+    """Without its parameters; template arguments may have parentheses of their own."""
+    return name[:name.rindex(">(") + 1] if ">(" in name else name.partition("(")[0]
+
+
 def opcode(text):
     return re.sub(r"^@!?U?P\w+\s+", "", text).split()[0].split(".")[0]
 
@@ -58,7 +63,7 @@ def main():
                     continue
                 loop = collections.Counter(map(opcode, hottest_loop(code)))
                 spills = loop["LDL"] + loop["STL"]
-                print(f"{name.split('(')[0]}: {len(code)} instructions, loop {sum(loop.values())}, spills there {spills};",
+                print(f"{signature(name)}: {len(code)} instructions, loop {sum(loop.values())}, spills there {spills};",
                       " ".join(f"{op} {loop[op]}" for op in SHOWN if loop[op]))
     except FileNotFoundError as error:
         sys.exit(f"machine_code: {error.filename} is not there; CUDA's toolkit has it, and so have the packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm")

@@ -84,16 +84,13 @@ at::Tensor stored(const Cache& cache, const at::Tensor& pages) {
   return cache.shape.fp8 ? pages.view(at::kByte) : pages;
 }
 
-at::Tensor attend(const Cache& cache, const at::Tensor& q_BHN, int splits, int64_t rows) {
+/// What does not depend on how queries come in; the launch is of `rows` sequences.
+DecodeAttentionArgs arguments(const Cache& cache, const DeviceBuffer& k, const DeviceBuffer& v,
+                              const DeviceBuffer& scale, const DeviceBuffer& length,
+                              const DeviceBuffer& table, const DeviceBuffer& work,
+                              const DeviceBuffer& y, int64_t rows, int splits) {
   const Shape& s = cache.shape;
-  at::Tensor lengths = at::tensor(s.lengths, at::kLong).to(at::kInt);
-  const DeviceBuffer q(q_BHN.narrow(0, 0, rows)), k(stored(cache, cache.k_pages)),
-      v(stored(cache, cache.v_pages)), table(cache.table_BP), length(lengths), scale(cache.scale_2),
-      work = DeviceBuffer::zeros(
-          {static_cast<int64_t>(decode_attention_workspace(rows, s.H, s.N, splits))}, at::kFloat),
-      y = DeviceBuffer::poisoned({rows, s.H, s.N}, at::kBFloat16);
   DecodeAttentionArgs args;
-  args.q_BHN = q.data();
   args.k_pages = k.data();
   args.v_pages = v.data();
   args.kv_type = s.fp8 ? DType::kFp8E4M3 : DType::kBf16;
@@ -110,6 +107,19 @@ at::Tensor attend(const Cache& cache, const at::Tensor& q_BHN, int splits, int64
   args.page_size = s.page;
   args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.N)));
   args.splits = splits;
+  return args;
+}
+
+at::Tensor attend(const Cache& cache, const at::Tensor& q_BHN, int splits, int64_t rows) {
+  const Shape& s = cache.shape;
+  at::Tensor lengths = at::tensor(s.lengths, at::kLong).to(at::kInt);
+  const DeviceBuffer q(q_BHN.narrow(0, 0, rows)), k(stored(cache, cache.k_pages)),
+      v(stored(cache, cache.v_pages)), table(cache.table_BP), length(lengths), scale(cache.scale_2),
+      work = DeviceBuffer::zeros(
+          {static_cast<int64_t>(decode_attention_workspace(rows, s.H, s.N, splits))}, at::kFloat),
+      y = DeviceBuffer::poisoned({rows, s.H, s.N}, at::kBFloat16);
+  DecodeAttentionArgs args = arguments(cache, k, v, scale, length, table, work, y, rows, splits);
+  args.q_BHN = q.data();
   args.dependent = splits % 2 == 0;
   EXPECT_EQ(decode_attention(args, nullptr), cudaSuccess);
   // The workspace serves again, and calls of fewer rows leave it fit.
@@ -261,7 +271,7 @@ Step step(const Cache& cache, const at::Tensor& qkv_BO, const RopeTable& rope, i
     q_BHN.index_copy_(0, filled, turned.tensor());
   }
   const DeviceBuffer q(q_BHN);
-  DecodeAttentionArgs args;
+  DecodeAttentionArgs args = arguments(cache, k, v, scale, length, table, work, y, B, splits);
   if (alone) {
     args.qkv_BO = all.data();
     args.cos_PN = cos.as<float>();
@@ -269,22 +279,6 @@ Step step(const Cache& cache, const at::Tensor& qkv_BO, const RopeTable& rope, i
   } else {
     args.q_BHN = q.data();
   }
-  args.k_pages = k.data();
-  args.v_pages = v.data();
-  args.kv_type = s.fp8 ? DType::kFp8E4M3 : DType::kBf16;
-  args.kv_scale_2 = s.fp8 ? scale.as<float>() : nullptr;
-  args.length_B = length.as<int32_t>();
-  args.page_table_BP = table.as<int32_t>();
-  args.max_pages = cache.table_BP.size(1);
-  args.y_BHN = y.data();
-  args.workspace = work.as<float>();
-  args.B = B;
-  args.H = s.H;
-  args.K = s.K;
-  args.N = s.N;
-  args.page_size = s.page;
-  args.scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(s.N)));
-  args.splits = splits;
   args.dependent = true;
   EXPECT_EQ(decode_attention(args, nullptr), cudaSuccess);
   return {y.tensor(), k.tensor(), v.tensor()};
